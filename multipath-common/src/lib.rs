@@ -1,0 +1,16 @@
+//! What the eBPF programs and the loader must agree on, and the pure core of the data plane.
+//!
+//! Everything here is a function over plain values, without I/O, allocation or clock, and is compiled from the
+//! same source for BPF and for the host, where it is tested against naive references.
+#![no_std]
+
+pub mod drops;
+pub mod ecn;
+pub mod inner;
+pub mod maps;
+pub mod mss;
+pub mod outer;
+pub mod parts;
+pub mod schedule;
+pub mod window;
+pub mod wire;

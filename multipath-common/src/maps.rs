@@ -1,0 +1,432 @@
+//! The maps: their names, keys, values and sizes. The maps are the API of the data plane.
+//!
+//! Every map has one writer:
+//!
+//! | map | kind | key | value | writer |
+//! | --- | --- | --- | --- | --- |
+//! | `tunnel` | array | 0 | [`Tunnel`] | daemon |
+//! | `generation` | array | [`GENERATION_AUTOMATIC`], [`GENERATION_OPERATOR`] | u64 | the writer of what it counts |
+//! | `allowed_ips` | LPM trie | prefix, IPv4 mapped | peer number | daemon |
+//! | `local_addresses` | hash | [`Address`] | u32 | daemon |
+//! | `peers` | array | peer number | [`Peer`] | daemon |
+//! | `sessions` | hash | receiver index | [`Session`] | daemon inserts, programs count |
+//! | `paths` | array | [`path_slot`] | [`Path`] | daemon |
+//! | `path_automatic` | array | [`path_slot`] | [`PathSettings`] | daemon |
+//! | `path_operator` | array | [`path_slot`] | [`PathSettings`] | command line |
+//! | `arrival_paths` | array | peer, sender's path id ([`path_slot`]) | [`path_slot`] + 1, 0 unknown | daemon |
+//! | `path_stats` | per-CPU array | [`path_slot`] | [`PathStats`] | programs |
+//! | `drops` | per-CPU hash | [`DropKey`] | [`DropStats`] | programs |
+//! | `flows` | LRU hash | [`FlowKey`] | [`Flow`] | programs |
+//! | `sources` | LRU hash | [`Address`] | [`Source`] | programs |
+//! | `origins` | hash | [`OriginKey`] | [`Origin`] | programs |
+//! | `origin_events` | ring buffer | | [`OriginKey`] | programs |
+//! | `part_store` | LRU hash | [`PartKey`] | [`StoredPart`] | programs |
+//! | `part_scratch` | per-CPU array | 0 | [`StoredPart`] | programs |
+//!
+//! All addresses are 16 bytes in network order; an IPv4 address is IPv4-mapped (RFC 4291 section 2.5.5.2).
+
+#[cfg(feature = "user")]
+use crate::drops::DropReason;
+
+/// Paths that one peer can have: the path id of the wire format stays below it.
+pub const MAX_PATHS: usize = 16;
+/// Bytes of a name (tunnel, uplink, peer) in a map, zero-padded; Linux's `IFNAMSIZ`.
+pub const NAME_LEN: usize = 16;
+/// Half an inner packet at most, bytes: fits one part of the largest inner packet that two 2,048-byte parts carry.
+pub const MAX_PART_LEN: usize = 2048;
+/// Flows that the flow table remembers before it forgets the least recently used.
+pub const MAX_FLOWS: usize = 65_536;
+/// Inner source addresses whose owner is remembered.
+pub const MAX_SOURCES: usize = 65_536;
+/// Halves of inner packets that wait for the other half.
+pub const MAX_STORED_PARTS: usize = 256;
+/// Local addresses of a gateway.
+pub const MAX_LOCAL_ADDRESSES: usize = 1024;
+/// Sessions a peer can have at once: the last, the current and the next one, and one to spare.
+pub const SESSIONS_PER_PEER: usize = 4;
+/// Bytes of the ring buffer of `origin_events`.
+pub const ORIGIN_EVENTS_LEN: usize = 65_536;
+
+/// Key in `generation` of the counter that the daemon advances.
+pub const GENERATION_AUTOMATIC: u32 = 0;
+/// Key in `generation` of the counter that the command line advances.
+pub const GENERATION_OPERATOR: u32 = 1;
+
+/// Where a path stands in the maps that are indexed by path.
+#[inline(always)]
+pub const fn path_slot(peer: u32, path: u8) -> u32 {
+    peer * MAX_PATHS as u32 + (path as u32 & (MAX_PATHS as u32 - 1))
+}
+
+/// A type whose layout both sides share; its description goes into the layout hash.
+pub trait Shared {
+    /// Name, fields and their types, as written in the source.
+    const DESCRIPTION: &'static str;
+}
+
+/// Declares structs that cross the eBPF boundary: C layout, no implicit padding, part of the layout hash.
+macro_rules! shared {
+    ($($(#[$attr:meta])* pub struct $name:ident { $($(#[$field_attr:meta])* pub $field:ident: $ty:ty,)+ })+) => {
+        $(
+            $(#[$attr])*
+            #[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
+            #[repr(C)]
+            pub struct $name { $($(#[$field_attr])* pub $field: $ty,)+ }
+
+            impl Shared for $name {
+                const DESCRIPTION: &'static str =
+                    concat!(stringify!($name), "{", $(stringify!($field), ":", stringify!($ty), ",",)+ "}");
+            }
+
+            // SAFETY: the type is `bytemuck::Pod`, which asks for more than `aya::Pod` does.
+            #[cfg(feature = "user")]
+            unsafe impl aya::Pod for $name {}
+        )+
+
+        /// The descriptions of all shared types, in source order.
+        #[cfg(feature = "user")]
+        const DESCRIPTIONS: &[&str] = &[$($name::DESCRIPTION,)+];
+    };
+}
+
+shared! {
+    /// The tunnel as the programs need it.
+    pub struct Tunnel {
+        /// Interface index of `mp0`: where the TC program delivers.
+        pub device_ifindex: u32,
+        /// Interface index of `mp0-port`: where the XDP program delivers, and where the egress program sits.
+        pub port_ifindex: u32,
+        /// MTU of `mp0`, bytes.
+        pub mtu: u32,
+        /// UDP port that the tunnel listens on, host order.
+        pub listen_port: u16,
+        /// Hardware address of `mp0`: the destination of every frame that is delivered.
+        pub device_mac: [u8; 6],
+        /// Name of the tunnel.
+        pub name: [u8; NAME_LEN],
+    }
+
+    /// A peer.
+    pub struct Peer {
+        /// Receiver index (ours) of the session that packets to this peer are sealed with; 0 when there is none.
+        pub session: u32,
+        /// Bit n is set when path n is configured or learned.
+        pub path_set: u32,
+        /// Name of the peer.
+        pub name: [u8; NAME_LEN],
+        /// Public key of the peer (X25519).
+        pub public_key: [u8; 32],
+    }
+
+    /// The kernel's lock type: the verifier finds it by this name (kernel/bpf/btf.c, `btf_find_field`).
+    pub struct bpf_spin_lock {
+        /// Touched by the kernel's helpers alone.
+        pub val: u32,
+    }
+
+    /// A session: what two peers share until the next rekey. Filled once, before it can be reached.
+    pub struct Session {
+        /// Number of the peer.
+        pub peer: u32,
+        /// Receiver index at the peer, which stands in every packet that is sealed with this session.
+        pub remote_index: u32,
+        /// When it ends, nanoseconds of `CLOCK_BOOTTIME`.
+        pub expires_ns: u64,
+        /// Counter of the next packet that is sealed; drawn atomically by the egress program.
+        pub next_counter: u64,
+        /// 0: none.
+        pub cipher: u32,
+        /// Guards `window`.
+        pub lock: bpf_spin_lock,
+        /// What has been received.
+        pub window: crate::window::Window,
+    }
+
+    /// A path: uplink times endpoint, resolved so far that a packet can be sent.
+    ///
+    /// Written while it is not [`PATH_UP`], then put up, so that a program never reads a half-written one but for
+    /// the packets that were already past the check: these may leave with a mix of the old and the new address.
+    pub struct Path {
+        /// [`PATH_UNUSED`], [`PATH_DOWN`] or [`PATH_UP`].
+        pub state: u32,
+        /// Interface index of the uplink.
+        pub ifindex: u32,
+        /// Largest inner packet that the path carries whole, bytes.
+        pub inner_mtu: u32,
+        /// Address family of the outer packet: [`FAMILY_IPV4`] or [`FAMILY_IPV6`].
+        pub family: u32,
+        /// Address family of `next_hop`.
+        pub next_hop_family: u32,
+        /// Source port, host order.
+        pub local_port: u16,
+        /// Destination port, host order.
+        pub remote_port: u16,
+        /// Source address.
+        pub local: [u8; 16],
+        /// Destination address.
+        pub remote: [u8; 16],
+        /// Neighbour that the packet is handed to.
+        pub next_hop: [u8; 16],
+        /// Name of the uplink.
+        pub uplink: [u8; NAME_LEN],
+        /// Which endpoint of the peer, counted per uplink from 0.
+        pub endpoint: u32,
+        /// 1 when the endpoint was learned from the peer's packets, 0 when it stands in the configuration.
+        pub learned: u32,
+    }
+
+    /// What somebody wants of a path; in `path_operator` 0 means automatic.
+    pub struct PathSettings {
+        /// Unitless share for hashing.
+        pub weight: u32,
+        /// Egress capacity, kbit/s.
+        pub rate_kbps: u32,
+    }
+
+    /// Packets of one direction of a path.
+    pub struct Traffic {
+        /// Packets.
+        pub packets: u64,
+        /// Bytes of outer IP packets.
+        pub bytes: u64,
+        /// When the last one passed, nanoseconds of `CLOCK_BOOTTIME`; 0 for never.
+        pub last_seen_ns: u64,
+    }
+
+    /// What passed over a path.
+    pub struct PathStats {
+        /// From the inner network to the uplink.
+        pub egress: Traffic,
+        /// From the uplink to the inner network.
+        pub ingress: Traffic,
+    }
+
+    /// What `drops` counts by.
+    pub struct DropKey {
+        /// A [`DropReason`].
+        pub reason: u32,
+        /// Interface index that the packet came in by.
+        pub ifindex: u32,
+        /// [`path_slot`] + 1 of the path concerned, 0 when the packet was dropped before its path was known.
+        pub path: u32,
+    }
+
+    /// Packets dropped for one reason.
+    pub struct DropStats {
+        /// Packets.
+        pub packets: u64,
+        /// Bytes of frames.
+        pub bytes: u64,
+        /// When the last one was dropped, nanoseconds of `CLOCK_BOOTTIME`.
+        pub last_seen_ns: u64,
+    }
+
+    /// An address as a key.
+    pub struct Address {
+        /// The address.
+        pub address: [u8; 16],
+    }
+
+    /// The inner flow that a packet belongs to.
+    #[derive(PartialEq, Eq, Hash)]
+    pub struct FlowKey {
+        /// Source address, four words in network order.
+        pub source: [u32; 4],
+        /// Destination address, four words in network order.
+        pub destination: [u32; 4],
+        /// Source port (low half in memory order) and destination port, as they stand in the packet; 0 without ports.
+        pub ports: u32,
+        /// IP protocol number.
+        pub protocol: u32,
+    }
+
+    /// What is remembered about a flow.
+    pub struct Flow {
+        /// Sum of `generation` at the time of the choice; another sum asks for a new choice.
+        pub generation: u64,
+        /// Number of the peer.
+        pub peer: u32,
+        /// Path id.
+        pub path: u32,
+    }
+
+    /// Who owns an inner source address.
+    pub struct Source {
+        /// Sum of `generation` at the time of the look-up.
+        pub generation: u64,
+        /// Number of the peer.
+        pub peer: u32,
+        /// Zero.
+        pub reserved: u32,
+    }
+
+    /// Whose packets an [`Origin`] is about.
+    pub struct OriginKey {
+        /// Number of the peer.
+        pub peer: u32,
+        /// Path id in the peer's numbering.
+        pub path: u32,
+    }
+
+    /// Where packets of a peer's path come from.
+    pub struct Origin {
+        /// Interface index of the uplink.
+        pub ifindex: u32,
+        /// Address family of the outer packet.
+        pub family: u32,
+        /// Our address, to which it was sent.
+        pub local: [u8; 16],
+        /// The address that it came from.
+        pub remote: [u8; 16],
+        /// The port that it came from, host order.
+        pub remote_port: u16,
+        /// Zero.
+        pub reserved: [u8; 6],
+    }
+
+    /// Names a pair of parts.
+    pub struct PartKey {
+        /// Counter of the first part.
+        pub counter: u64,
+        /// Receiver index of the session.
+        pub session: u32,
+        /// Zero.
+        pub reserved: u32,
+    }
+
+    /// A part that waits for the other one.
+    pub struct StoredPart {
+        /// [`crate::wire::Part`] number of this part.
+        pub part: u32,
+        /// Bytes of it.
+        pub len: u32,
+        /// Its bytes, zero beyond `len`.
+        pub bytes: [u8; MAX_PART_LEN],
+    }
+}
+
+/// No such path.
+pub const PATH_UNUSED: u32 = 0;
+/// The path exists and must not be used now.
+pub const PATH_DOWN: u32 = 1;
+/// The path may be used.
+pub const PATH_UP: u32 = 2;
+
+/// `AF_INET`.
+pub const FAMILY_IPV4: u32 = 2;
+/// `AF_INET6`.
+pub const FAMILY_IPV6: u32 = 10;
+
+/// Nothing is encrypted or authenticated.
+pub const CIPHER_NONE: u32 = 0;
+
+/// Names of the maps that are pinned; the programs declare them under the same names.
+#[cfg(feature = "user")]
+pub const PINNED: [&str; 18] = [
+    "tunnel",
+    "generation",
+    "allowed_ips",
+    "local_addresses",
+    "peers",
+    "sessions",
+    "paths",
+    "path_automatic",
+    "path_operator",
+    "arrival_paths",
+    "path_stats",
+    "drops",
+    "flows",
+    "sources",
+    "origins",
+    "origin_events",
+    "part_store",
+    "part_scratch",
+];
+
+/// How many entries the maps have whose size the configuration decides.
+#[cfg(feature = "user")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capacity {
+    /// Peers.
+    pub peers: u32,
+    /// Prefixes over all peers.
+    pub prefixes: u32,
+}
+
+#[cfg(feature = "user")]
+impl Capacity {
+    /// Room for at least so many peers and prefixes: the next power of two, and never less than a small gateway's.
+    /// The room decides over the layout, so it grows in steps and a few more peers do not change it.
+    pub fn for_counts(peers: usize, prefixes: usize) -> Self {
+        Self {
+            peers: (peers.max(16) as u32).next_power_of_two(),
+            prefixes: (prefixes.max(256) as u32).next_power_of_two(),
+        }
+    }
+
+    /// Name and entries of each map that depends on the capacity.
+    pub fn max_entries(&self) -> [(&'static str, u32); 9] {
+        let paths = self.peers * MAX_PATHS as u32;
+        [
+            ("peers", self.peers),
+            ("allowed_ips", self.prefixes),
+            ("sessions", self.peers * SESSIONS_PER_PEER as u32),
+            ("paths", paths),
+            ("path_automatic", paths),
+            ("path_operator", paths),
+            ("arrival_paths", paths),
+            ("path_stats", paths),
+            ("origins", paths),
+        ]
+    }
+}
+
+/// Names the layout of the maps: equal names mean that pinned maps can be reused.
+///
+/// The first eight hexadecimal digits of BLAKE3 over the shared types, the constants and the capacity.
+#[cfg(feature = "user")]
+pub fn layout(capacity: Capacity) -> impl core::fmt::Display {
+    let mut hasher = blake3::Hasher::new();
+    for description in DESCRIPTIONS {
+        hasher.update(description.as_bytes());
+    }
+    for name in PINNED {
+        hasher.update(name.as_bytes());
+    }
+    let sizes = [
+        MAX_PATHS,
+        NAME_LEN,
+        MAX_PART_LEN,
+        MAX_FLOWS,
+        MAX_SOURCES,
+        MAX_STORED_PARTS,
+        MAX_LOCAL_ADDRESSES,
+        ORIGIN_EVENTS_LEN,
+        size_of::<crate::window::Window>(),
+        DropReason::COUNT,
+        capacity.peers as usize,
+        capacity.prefixes as usize,
+    ];
+    for size in sizes {
+        hasher.update(&(size as u64).to_le_bytes());
+    }
+    let hash = hasher.finalize();
+    let bytes = hash.as_bytes();
+    Layout(u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
+}
+
+#[cfg(feature = "user")]
+struct Layout(u32);
+
+#[cfg(feature = "user")]
+impl core::fmt::Display for Layout {
+    fn fmt(&self, formatter: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(formatter, "{:08x}", self.0)
+    }
+}
+
+/// An IPv4 address (four bytes, network order, in memory order) as an IPv4-mapped one.
+#[inline(always)]
+pub const fn map_ipv4(address: u32) -> [u32; 4] {
+    [0, 0, 0xffff_u32.to_be(), address]
+}

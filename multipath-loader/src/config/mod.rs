@@ -1,0 +1,245 @@
+//! The configuration of one gateway's tunnel: what `/etc/mpvpn/NAME.toml` says, checked and typed.
+//!
+//! [`Config::load`] applies nothing. It reports every error that it can find in the file, each with its place, and
+//! hands out a [`Config`] only if there is none.
+
+mod diagnostic;
+mod file;
+mod key;
+mod name;
+mod prefix;
+mod rate;
+mod reader;
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use ipnet::IpNet;
+use serde::Serialize;
+use zeroize::Zeroizing;
+
+pub use self::{
+    diagnostic::Diagnostic,
+    key::{KeyError, PublicKey, SecretKey},
+    name::{INTERFACE_NAME_MAX, TUNNEL_NAME_MAX, check_interface_name, check_name, check_tunnel_name},
+    rate::{Rate, RateError},
+};
+
+/// Where [`Config::path_for`] looks for the file of a tunnel that is given by name.
+pub const DIRECTORY: &str = "/etc/mpvpn";
+/// UDP port on which a tunnel listens unless the file says otherwise.
+pub const DEFAULT_PORT: u16 = 5182;
+/// Smallest weight of an uplink; a weight has no unit.
+pub const WEIGHT_MIN: u32 = 1;
+/// Largest weight of an uplink.
+pub const WEIGHT_MAX: u32 = 1_000_000;
+/// Smallest MTU of the tunnel device, bytes: below it Linux takes IPv6 away from a device (RFC 8200, section 5).
+pub const MTU_MIN: u32 = 1280;
+/// Largest MTU of the tunnel device, bytes.
+pub const MTU_MAX: u32 = 9000;
+/// Most paths that one peer may have.
+pub const PATHS_MAX: usize = 16;
+
+/// Everything that the file of one tunnel says. At least one uplink and one peer.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The tunnel device, its key and its addresses.
+    pub tunnel: Tunnel,
+    /// The interfaces that the tunnel may send through, in the file's order.
+    pub uplinks: Vec<Uplink>,
+    /// The other gateways, in the file's order.
+    pub peers: Vec<Peer>,
+}
+
+/// The `[tunnel]` table.
+#[derive(Debug, Clone)]
+pub struct Tunnel {
+    /// Name of the device and of all that belongs to it: the file's name without `.toml`, at most
+    /// [`TUNNEL_NAME_MAX`] bytes.
+    pub name: String,
+    /// This gateway's static key.
+    pub private_key: SecretKey,
+    /// UDP port that peers send to, on every uplink. Not zero.
+    pub listen_port: u16,
+    /// Inner addresses of the device, each with the length of its prefix.
+    pub addresses: Vec<IpNet>,
+    /// MTU of the device, bytes; `None` is automatic.
+    pub mtu: Option<u32>,
+    /// Who makes the routes for the peers' `allowed_ips`.
+    pub routes: Routes,
+}
+
+/// Who makes the routes for the peers' `allowed_ips`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Routes {
+    /// The daemon: through the tunnel device, in the main table.
+    #[default]
+    Auto,
+    /// Somebody else, for instance a routing daemon.
+    Off,
+}
+
+/// An `[[uplink]]` table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Uplink {
+    /// The uplink's name, unique within the file.
+    pub name: String,
+    /// The interface's name, unique within the file.
+    pub interface: String,
+    /// The operator's weight, [`WEIGHT_MIN`] to [`WEIGHT_MAX`]; `None` is automatic.
+    pub weight: Option<u32>,
+    /// The operator's egress rate; `None` is automatic.
+    pub rate: Option<Rate>,
+    /// Where the ingress program is attached.
+    pub xdp: Xdp,
+}
+
+/// Where an uplink's ingress program is attached. The TC program is always there, whatever this says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Xdp {
+    /// The driver's XDP hook if it has one, else TC alone.
+    #[default]
+    Auto,
+    /// The driver's XDP hook, or fail.
+    Native,
+    /// The generic XDP hook, or fail.
+    Generic,
+    /// TC alone.
+    Off,
+}
+
+/// A `[[peer]]` table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    /// The peer's name, unique within the file.
+    pub name: String,
+    /// The peer's static key, unique within the file and not this gateway's own.
+    pub public_key: PublicKey,
+    /// Where the peer can be reached. Empty: learned from its packets.
+    pub endpoints: Vec<Endpoint>,
+    /// Inner prefixes that the peer may send from and is sent to: at least one, no host bits set, none given to two
+    /// peers.
+    pub allowed_ips: Vec<IpNet>,
+    /// How packets to and from this peer are protected.
+    pub cipher: Cipher,
+}
+
+/// One place where a peer can be reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Address and UDP port; the port is not zero.
+    pub address: SocketAddr,
+    /// Names of the uplinks that may be used for it, all of them in the file. `None` is every uplink.
+    pub uplinks: Option<Vec<String>>,
+}
+
+/// How packets to and from a peer are protected. It has no default: it must be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Cipher {
+    /// Not at all: whoever can send packets to this gateway can send into the tunnel, and whoever sees them reads them.
+    None,
+}
+
+/// A combination of an uplink and an endpoint that a path may be made of, if the uplink has an address of the
+/// endpoint's family.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Candidate {
+    /// `peer/uplink`; for the peer's n-th endpoint on the same uplink, n >= 2, `peer/uplink/n`.
+    pub name: String,
+    /// Index in [`Config::uplinks`].
+    pub uplink: usize,
+    /// The peer's address; `None` while it is not learned.
+    pub endpoint: Option<SocketAddr>,
+}
+
+impl Config {
+    /// Reads and checks the file at `path`, whose name names the tunnel.
+    ///
+    /// # Errors
+    /// The file can't be read, or something in it is wrong: then the error lists everything that is.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path).map(Zeroizing::new).map_err(|source| ConfigError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        Self::parse(&text, path)
+    }
+
+    /// Checks `text` as if it had been read from `path`; a relative `private_key_file` is found beside it.
+    ///
+    /// # Errors
+    /// Something is wrong: the error lists everything that is.
+    pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        file::decode(text, path).map_err(|diagnostics| ConfigError::Invalid { diagnostics })
+    }
+
+    /// The file that `FILE` on a command line means: a bare tunnel name (no `/`, no `.`) is looked for in
+    /// [`DIRECTORY`].
+    pub fn path_for(file: &Path) -> PathBuf {
+        match file.to_str() {
+            Some(name) if check_tunnel_name(name).is_ok() => Path::new(DIRECTORY).join(format!("{name}.toml")),
+            _ => file.to_owned(),
+        }
+    }
+
+    /// The combinations of uplink and endpoint that paths to `peer` may be made of, at most [`PATHS_MAX`], in the
+    /// order of endpoints and then uplinks. A peer without endpoints has one for every uplink, still to be learned.
+    pub fn candidates(&self, peer: &Peer) -> Vec<Candidate> {
+        let candidate = |uplink: usize, endpoint, nth: usize| Candidate {
+            name: match nth {
+                1 => format!("{}/{}", peer.name, self.uplinks[uplink].name),
+                _ => format!("{}/{}/{nth}", peer.name, self.uplinks[uplink].name),
+            },
+            uplink,
+            endpoint,
+        };
+        if peer.endpoints.is_empty() {
+            return (0..self.uplinks.len()).map(|uplink| candidate(uplink, None, 1)).collect();
+        }
+        let mut used = vec![0; self.uplinks.len()];
+        let mut candidates = Vec::new();
+        for endpoint in &peer.endpoints {
+            for (index, uplink) in self.uplinks.iter().enumerate() {
+                if endpoint.may_use(&uplink.name) {
+                    used[index] += 1;
+                    candidates.push(candidate(index, Some(endpoint.address), used[index]));
+                }
+            }
+        }
+        candidates
+    }
+}
+
+impl Endpoint {
+    /// Whether this endpoint may be reached through the uplink of that name.
+    pub fn may_use(&self, uplink: &str) -> bool {
+        self.uplinks.as_ref().is_none_or(|names| names.iter().any(|name| name == uplink))
+    }
+}
+
+/// Why there is no [`Config`].
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file can't be read.
+    #[error("can't read the configuration {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+    /// The file is wrong; nothing of it may be applied.
+    #[error("{}", lines(diagnostics))]
+    Invalid {
+        /// Everything that is wrong, in the file's order; never empty.
+        diagnostics: Vec<Diagnostic>,
+    },
+}
+
+fn lines(diagnostics: &[Diagnostic]) -> String {
+    let lines: Vec<_> = diagnostics.iter().map(ToString::to_string).collect();
+    lines.join("\n")
+}

@@ -1,0 +1,68 @@
+//! Developer tasks of the repository, called as `cargo xtask TASK`.
+
+mod budget;
+mod build;
+mod command;
+mod kernel;
+mod leftovers;
+mod linker;
+mod packages;
+mod progress;
+mod setup;
+mod test;
+mod toolchain;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::workspace::{Profile, Workspace};
+
+/// Sets up, builds, tests and shows mpvpn.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", disable_help_subcommand = true)]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Find or install all that building, testing and the demo need; safe to repeat
+    Setup,
+    /// Build the eBPF object, then the workspace with the object embedded in `mpvpn`
+    Build {
+        /// Optimised binaries, as for the demo and benchmarks
+        #[arg(long)]
+        release: bool,
+    },
+    /// Run every check: format, lints, documentation, host tests, lab tests
+    Test(test::Options),
+    /// Compare the verified instructions of each eBPF program with the committed budget
+    Budget {
+        /// Write a new budget from what the kernel's verifier counts now
+        #[arg(long)]
+        update: bool,
+    },
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task) -> anyhow::Result<()> {
+    let workspace = Workspace::find();
+    match task {
+        Task::Setup => setup::machine(&workspace).map(drop),
+        Task::Build { release } => build::all(&workspace, Profile::from_release(release)),
+        Task::Test(options) => test::run(&workspace, &options),
+        Task::Budget { update } => budget::check(&workspace, update),
+    }
+}

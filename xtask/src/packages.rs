@@ -1,0 +1,81 @@
+//! Programs that building, testing and the demo call, and the Debian packages that bring them.
+
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+use crate::command::{as_root, find_program, run_in_step};
+use crate::progress::Step;
+
+/// Programs needed, each with its package in Debian and Ubuntu.
+const PROGRAMS: [(&str, &str); 12] = [
+    ("bpftool", "bpftool"),
+    ("c++", "g++"),
+    ("cc", "gcc"),
+    ("conntrack", "conntrack"),
+    ("ethtool", "ethtool"),
+    ("ip", "iproute2"),
+    ("iperf3", "iperf3"),
+    ("nft", "nftables"),
+    ("ping", "iputils-ping"),
+    ("sysctl", "procps"),
+    ("tcpdump", "tcpdump"),
+    ("unshare", "util-linux"),
+];
+
+/// Installs the packages of missing programs.
+pub(crate) fn programs() -> Result<()> {
+    let step = Step::start("programs");
+    let packages = missing();
+    if packages.is_empty() {
+        step.done(&format!("all {} there", PROGRAMS.len()));
+        return Ok(());
+    }
+    install(&packages, &step)?;
+    let still_missing = missing();
+    if !still_missing.is_empty() {
+        bail!(
+            "installed, but their programs are not in PATH: {}",
+            still_missing.join(" ")
+        );
+    }
+    step.done(&format!("installed {}", packages.join(" ")));
+    Ok(())
+}
+
+fn missing() -> Vec<&'static str> {
+    PROGRAMS
+        .iter()
+        .filter(|(program, _)| find_program(program).is_none())
+        .map(|(_, package)| *package)
+        .collect()
+}
+
+/// Installs Debian packages. The error of a machine without apt names them.
+pub(crate) fn install(packages: &[&str], step: &Step) -> Result<()> {
+    let by_hand = || format!("install by hand what Debian calls: {}", packages.join(" "));
+    if find_program("apt-get").is_none() {
+        bail!("there is no apt-get on this machine: {}", by_hand());
+    }
+    update(step).with_context(by_hand)?;
+    let mut apt = as_root("apt-get").with_context(by_hand)?;
+    // Debian's rustc-web conflicts with rustc: nothing of the user's is removed for us.
+    apt.args(["install", "--yes", "--no-remove", "--no-install-recommends"])
+        .args(packages);
+    run_in_step(apt.env("DEBIAN_FRONTEND", "noninteractive"), step).with_context(by_hand)
+}
+
+/// Whether apt knows a package that can be installed.
+pub(crate) fn available(package: &str) -> bool {
+    let apt_cache = Command::new("apt-cache")
+        .args(["show", package])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
+    apt_cache.is_ok_and(|status| status.success())
+}
+
+/// Fetches the lists of packages.
+pub(crate) fn update(step: &Step) -> Result<()> {
+    run_in_step(as_root("apt-get")?.arg("update"), step)
+}

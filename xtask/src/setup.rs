@@ -1,0 +1,38 @@
+//! `cargo xtask setup`: all that is needed before a build, a test or the demo.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::Result;
+
+use crate::progress::duration;
+use crate::toolchain::Compiler;
+use crate::workspace::Workspace;
+use crate::{kernel, linker, packages, toolchain};
+
+/// What builds the eBPF object.
+pub(crate) struct Toolchain {
+    /// The Rust compiler.
+    pub(crate) compiler: Compiler,
+    /// Path of bpf-linker.
+    pub(crate) linker: PathBuf,
+}
+
+/// Makes the machine ready to build and to run.
+pub(crate) fn machine(workspace: &Workspace) -> Result<Toolchain> {
+    let started = Instant::now();
+    eprintln!("Setup");
+    packages::programs()?;
+    let toolchain = toolchain(workspace)?;
+    kernel::check()?;
+    kernel::mount_bpffs()?;
+    eprintln!("Setup ready in {}", duration(started.elapsed()));
+    Ok(toolchain)
+}
+
+/// Makes the machine ready to build only: this needs no special kernel.
+pub(crate) fn toolchain(workspace: &Workspace) -> Result<Toolchain> {
+    let (compiler, llvm) = toolchain::provide()?;
+    let linker = linker::provide(workspace, &llvm)?;
+    Ok(Toolchain { compiler, linker })
+}
