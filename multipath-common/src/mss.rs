@@ -19,33 +19,58 @@ pub const fn for_mtu(mtu: u32, version: u8) -> u16 {
     mtu.saturating_sub(headers) as u16
 }
 
-/// Where the option's value stands in `options` of `len` bytes.
-#[inline(always)]
-pub fn find(options: &[u8; OPTIONS_BUFFER_LEN], len: usize) -> Option<usize> {
-    const MASK: usize = OPTIONS_BUFFER_LEN - 1;
-    let mut at = 0;
-    for _ in 0..MAX_OPTIONS_LEN {
-        if at + 1 >= len || at + 1 >= MAX_OPTIONS_LEN {
-            return None;
-        }
-        let kind = options[at & MASK];
-        if kind == END {
-            return None;
+/// A search for the option; [`Search::step`] looks at one option, [`MAX_OPTIONS_LEN`] steps see all of them.
+#[derive(Clone, Copy, Debug)]
+pub struct Search {
+    /// The options, zero beyond `len`.
+    pub options: [u8; OPTIONS_BUFFER_LEN],
+    /// Bytes of options, at most [`MAX_OPTIONS_LEN`].
+    pub len: u32,
+    at: u32,
+    found: u32,
+}
+
+impl Search {
+    /// A search that begins at the first option.
+    #[inline(always)]
+    pub const fn new(options: [u8; OPTIONS_BUFFER_LEN], len: u32) -> Self {
+        Self { options, len, at: 0, found: 0 }
+    }
+
+    #[inline(always)]
+    const fn byte(&self, at: u32) -> u8 {
+        self.options[at as usize & (OPTIONS_BUFFER_LEN - 1)]
+    }
+
+    /// Looks at one option; `false` when the search is over.
+    #[inline(always)]
+    pub const fn step(&mut self) -> bool {
+        let kind = self.byte(self.at);
+        if self.at + 1 >= self.len || kind == END {
+            return false;
         }
         if kind == NO_OPERATION {
-            at += 1;
-            continue;
+            self.at += 1;
+            return true;
         }
-        let size = options[(at + 1) & MASK] as usize;
-        if size < 2 || at + size > len {
-            return None;
+        let size = self.byte(self.at + 1) as u32;
+        if size < 2 || self.at + size > self.len {
+            return false;
         }
         if kind == MAXIMUM_SEGMENT_SIZE {
-            return if size == 4 { Some(at + 2) } else { None };
+            self.found = if size == 4 { self.at + 2 } else { 0 };
+            return false;
         }
-        at += size;
+        self.at += size;
+        true
     }
-    None
+
+    /// Where the option's value stands, and the value, once the search is over.
+    #[inline(always)]
+    pub const fn found(&self) -> Option<(u32, u16)> {
+        let value = u16::from_be_bytes([self.byte(self.found), self.byte(self.found + 1)]);
+        if self.found == 0 { None } else { Some((self.found, value)) }
+    }
 }
 
 #[cfg(test)]
@@ -68,10 +93,16 @@ mod tests {
         None
     }
 
-    fn found(options: &[u8]) -> Option<u16> {
+    fn search(options: &[u8]) -> Option<(u32, u16)> {
         let mut buffer = [0; OPTIONS_BUFFER_LEN];
         buffer[..options.len()].copy_from_slice(options);
-        find(&buffer, options.len()).map(|at| u16::from_be_bytes([buffer[at], buffer[at + 1]]))
+        let mut search = Search::new(buffer, options.len() as u32);
+        for _ in 0..MAX_OPTIONS_LEN {
+            if !search.step() {
+                break;
+            }
+        }
+        search.found()
     }
 
     proptest! {
@@ -81,15 +112,13 @@ mod tests {
             let mut options: std::vec::Vec<u8> = order.iter().flat_map(|&i| choices[i].iter().copied()).collect();
             options.truncate(40);
             while options.len() % 4 != 0 { options.push(0); }
-            prop_assert_eq!(found(&options), naive(&options));
+            prop_assert_eq!(search(&options).map(|(_, value)| value), naive(&options));
         }
 
         #[test]
         fn arbitrary_bytes_never_lead_outside(options in prop::collection::vec(any::<u8>(), 0..=40)) {
-            let mut buffer = [0; OPTIONS_BUFFER_LEN];
-            buffer[..options.len()].copy_from_slice(&options);
-            if let Some(at) = find(&buffer, options.len()) {
-                prop_assert!(at + 2 <= options.len());
+            if let Some((at, _)) = search(&options) {
+                prop_assert!(at as usize + 2 <= options.len());
             }
         }
     }

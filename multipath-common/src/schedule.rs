@@ -67,9 +67,12 @@ const fn negative_log2(u: u32) -> u64 {
 #[derive(Clone, Copy, Debug)]
 pub struct Rendezvous {
     hash: u64,
-    draw: u64,
-    weight: u32,
-    path: u8,
+    /// Draw of the best path so far; at most 2^29.
+    pub draw: u64,
+    /// Weight of the best path so far; 0 while there is none.
+    pub weight: u32,
+    /// Id of the best path so far.
+    pub path: u8,
 }
 
 impl Rendezvous {

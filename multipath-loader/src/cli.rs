@@ -1,1 +1,327 @@
-//! x
+//! The command line of `mpvpn`.
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, Parser, Subcommand};
+
+use crate::config::{Rate, WEIGHT_MAX, WEIGHT_MIN, check_tunnel_name};
+
+/// Everything that stands on the command line.
+#[derive(Debug, Parser)]
+#[command(
+    name = "mpvpn",
+    version,
+    about = "One fast connection over several uplinks: a UDP multipath VPN with its data plane in the kernel",
+    long_about = "One fast connection over several uplinks: a UDP multipath VPN with its data plane in the kernel.\n\n\
+                  A tunnel is described by one file, /etc/mpvpn/NAME.toml. `mpvpn up NAME` runs its daemon in the \
+                  foreground; all other commands act on the tunnel's pinned BPF maps, whether the daemon runs or not.",
+    after_help = "Exit status: 0 done, 1 failed (the reason is on stderr), 2 wrong usage.\n\n\
+                  Example, a first tunnel:\n  \
+                  umask 077; mpvpn genkey > /etc/mpvpn/mp0.key\n  \
+                  mpvpn pubkey < /etc/mpvpn/mp0.key\n  \
+                  mpvpn doctor mp0\n  \
+                  mpvpn up mp0"
+)]
+pub struct Cli {
+    /// Options of every command.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options of every command.
+#[derive(Debug, Clone, Args)]
+pub struct Global {
+    /// Where bpffs is; it is mounted there if it is not
+    #[arg(long, global = true, value_name = "DIR", env = "MPVPN_BPFFS", default_value = "/sys/fs/bpf")]
+    pub bpffs: PathBuf,
+
+    /// Say more on stderr; twice: everything. `RUST_LOG` overrides it
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub verbose: u8,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Bring a tunnel up and keep it up (foreground)
+    ///
+    /// Reads the tunnel's file, makes its device, loads the programs, and follows the network from then on. Nothing is
+    /// applied if the file has an error. A tunnel that is up already is taken over without losing a packet.
+    ///
+    /// Ctrl-C takes the tunnel down. SIGTERM (and SIGKILL) end the daemon only: the kernel goes on forwarding, and the
+    /// next `mpvpn up` takes over.
+    #[command(after_help = "Example: mpvpn up mp0\n         mpvpn up --check ./mp0.toml")]
+    Up(Up),
+
+    /// Take a tunnel down: programs, maps and device
+    ///
+    /// Removes everything that `mpvpn up` made, also if its daemon is dead. A daemon that runs ends.
+    #[command(after_help = "Example: mpvpn down mp0")]
+    Down(Down),
+
+    /// Show tunnels: peers, paths, counters, drops
+    ///
+    /// Reads the pinned maps and sums them over all CPUs. Works without a daemon.
+    #[command(after_help = "Example: mpvpn status\n         mpvpn status mp0 --json")]
+    Status(Status),
+
+    /// Show and change paths
+    ///
+    /// A path is an uplink combined with an endpoint of a peer. Its name is PEER/UPLINK, or PEER/UPLINK/2 for the
+    /// peer's second endpoint on that uplink.
+    #[command(subcommand, after_help = "Example: mpvpn path list\n         mpvpn path set hub/dsl weight 30")]
+    Path(Path),
+
+    /// Print a new private key
+    ///
+    /// The key is 32 random bytes in base64. Keep it where only root can read it.
+    #[command(after_help = "Example: umask 077; mpvpn genkey > /etc/mpvpn/mp0.key")]
+    Genkey,
+
+    /// Print the public key of the private key on stdin
+    #[command(after_help = "Example: mpvpn pubkey < /etc/mpvpn/mp0.key")]
+    Pubkey,
+
+    /// Check whether this machine can run a tunnel, and say what to do
+    ///
+    /// Each line is ok, warn or fail, with what to do about it. With a tunnel's file it also checks its uplinks,
+    /// routes, sysctls and port. It changes nothing. Exit status 1 if a check failed; warnings do not count.
+    #[command(after_help = "Example: mpvpn doctor\n         mpvpn doctor mp0 --json")]
+    Doctor(Doctor),
+
+    /// Print a shell's completions
+    #[command(after_help = "Example: mpvpn completions bash > /etc/bash_completion.d/mpvpn")]
+    Completions(Completions),
+}
+
+/// `mpvpn up`.
+#[derive(Debug, Clone, Args)]
+pub struct Up {
+    /// The tunnel's file, or its name: NAME is /etc/mpvpn/NAME.toml
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+
+    /// Only check the file, apply nothing
+    #[arg(long)]
+    pub check: bool,
+}
+
+/// `mpvpn down`.
+#[derive(Debug, Clone, Args)]
+pub struct Down {
+    /// The tunnel's name
+    #[arg(value_name = "NAME", value_parser = tunnel_name)]
+    pub name: String,
+}
+
+/// `mpvpn status`.
+#[derive(Debug, Clone, Args)]
+pub struct Status {
+    /// The tunnel's name; all tunnels if it is left out
+    #[arg(value_name = "NAME", value_parser = tunnel_name)]
+    pub name: Option<String>,
+
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `mpvpn path`.
+#[derive(Debug, Clone, Subcommand)]
+pub enum Path {
+    /// List the paths: state, weight, rate, counters
+    #[command(after_help = "Example: mpvpn path list mp0 --json")]
+    List(PathList),
+
+    /// Set a path's weight or rate; it acts at once
+    ///
+    /// Both are the operator's values, and stay when the daemon dies or restarts. `auto` gives them back to the daemon.
+    #[command(
+        subcommand_value_name = "SETTING",
+        subcommand_help_heading = "Settings",
+        disable_help_subcommand = true,
+        after_help = "Example: mpvpn path set hub/dsl weight 30\n         \
+                            mpvpn path set dsl rate 8mbit\n         \
+                            mpvpn path set dsl weight auto"
+    )]
+    Set(PathSet),
+}
+
+/// `mpvpn path list`.
+#[derive(Debug, Clone, Args)]
+pub struct PathList {
+    /// The tunnel's name; may be left out if there is only one
+    #[arg(value_name = "NAME", value_parser = tunnel_name)]
+    pub name: Option<String>,
+
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `mpvpn path set`.
+#[derive(Debug, Clone, Args)]
+pub struct PathSet {
+    /// The tunnel's name; may be left out if there is only one
+    #[arg(long, global = true, value_name = "NAME", value_parser = tunnel_name)]
+    pub tunnel: Option<String>,
+
+    /// The path's name, PEER/UPLINK, or an uplink's name for all its paths
+    #[arg(value_name = "PATH")]
+    pub path: String,
+
+    /// What to set
+    #[command(subcommand)]
+    pub setting: Setting,
+}
+
+/// What `mpvpn path set` sets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Subcommand)]
+pub enum Setting {
+    /// The path's share of the flows, without a unit
+    Weight {
+        /// A whole number from 1 to 1000000, or auto
+        #[arg(value_name = "VALUE", value_parser = weight)]
+        value: Operator<u32>,
+    },
+    /// The path's egress rate
+    Rate {
+        /// A rate with its unit (bit, kbit, mbit or gbit), or auto
+        #[arg(value_name = "VALUE", value_parser = rate)]
+        value: Operator<Rate>,
+    },
+}
+
+/// What an operator says about a value that is automatic by default.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Operator<T> {
+    /// Leave it to the daemon.
+    Automatic,
+    /// This.
+    Fixed(T),
+}
+
+impl<T> Operator<T> {
+    /// The fixed value, if there is one.
+    pub fn fixed(self) -> Option<T> {
+        match self {
+            Self::Automatic => None,
+            Self::Fixed(value) => Some(value),
+        }
+    }
+}
+
+/// `mpvpn doctor`.
+#[derive(Debug, Clone, Args)]
+pub struct Doctor {
+    /// A tunnel's file or name, to check its uplinks too: NAME is /etc/mpvpn/NAME.toml
+    #[arg(value_name = "FILE")]
+    pub file: Option<PathBuf>,
+
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `mpvpn completions`.
+#[derive(Debug, Clone, Args)]
+pub struct Completions {
+    /// The shell
+    #[arg(value_name = "SHELL")]
+    pub shell: clap_complete::Shell,
+}
+
+fn tunnel_name(name: &str) -> Result<String, String> {
+    check_tunnel_name(name).map(|()| name.to_owned()).map_err(|expected| format!("expected {expected}"))
+}
+
+fn weight(value: &str) -> Result<Operator<u32>, String> {
+    match value.parse() {
+        _ if value == "auto" => Ok(Operator::Automatic),
+        Ok(weight) if (WEIGHT_MIN..=WEIGHT_MAX).contains(&weight) => Ok(Operator::Fixed(weight)),
+        _ => Err(format!("expected a whole number from {WEIGHT_MIN} to {WEIGHT_MAX}, or auto")),
+    }
+}
+
+fn rate(value: &str) -> Result<Operator<Rate>, String> {
+    match value.parse() {
+        _ if value == "auto" => Ok(Operator::Automatic),
+        Ok(rate) => Ok(Operator::Fixed(rate)),
+        Err(expected) => Err(format!("expected {expected}, or auto")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split_whitespace())
+    }
+
+    fn path_set(line: &str) -> PathSet {
+        match parse(line).unwrap().command {
+            Command::Path(Path::Set(set)) => set,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn clap_finds_no_mistake() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_has_an_example() {
+        fn check(command: &clap::Command) {
+            for sub in command.get_subcommands().filter(|sub| !["weight", "rate"].contains(&sub.get_name())) {
+                assert!(sub.get_about().is_some(), "{}", sub.get_name());
+                let help = sub.get_after_help().map(ToString::to_string).unwrap_or_default();
+                assert!(help.contains("Example: "), "{}", sub.get_name());
+                check(sub);
+            }
+        }
+        check(&Cli::command());
+    }
+
+    #[test]
+    fn path_set_as_documented() {
+        let set = path_set("mpvpn path set hub/dsl weight 30");
+        assert_eq!((set.path.as_str(), set.tunnel), ("hub/dsl", None));
+        assert_eq!(set.setting, Setting::Weight { value: Operator::Fixed(30) });
+
+        let set = path_set("mpvpn path set --tunnel mp0 dsl rate 8mbit");
+        assert_eq!(set.tunnel.as_deref(), Some("mp0"));
+        assert_eq!(set.setting, Setting::Rate { value: Operator::Fixed(Rate::from_kbit(8000).unwrap()) });
+
+        let set = path_set("mpvpn path set dsl rate auto --tunnel mp0");
+        assert_eq!(set.tunnel.as_deref(), Some("mp0"));
+        assert_eq!(set.setting, Setting::Rate { value: Operator::Automatic });
+    }
+
+    #[test]
+    fn wrong_values_are_usage_errors() {
+        for line in [
+            "mpvpn path set dsl weight 0",
+            "mpvpn path set dsl weight 1000001",
+            "mpvpn path set dsl rate 8",
+            "mpvpn path set dsl colour red",
+            "mpvpn path set dsl",
+            "mpvpn down a-name-that-is-too-long",
+            "mpvpn up",
+        ] {
+            assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
+        }
+    }
+
+    #[test]
+    fn global_options_stand_anywhere() {
+        let cli = parse("mpvpn status -vv --bpffs /run/bpf").unwrap();
+        assert_eq!((cli.global.verbose, cli.global.bpffs), (2, PathBuf::from("/run/bpf")));
+    }
+}

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use anyhow::{Context, Result, ensure};
 use nix::mount::{MsFlags, mount};
 
-use crate::device::Interface;
+use crate::device::{Interface, Kind};
 use crate::interrupt;
 use crate::link::Link;
 use crate::namespace::Namespace;
@@ -100,7 +100,7 @@ impl Lab {
         self.id.directory()
     }
 
-    /// Makes a network namespace named `mpl-<pid>-<n>-<role>`: loopback up, no rp_filter, no duplicate address detection.
+    /// Makes a network namespace named `mpl-<pid>-<n>-<role>`: loopback up, no `rp_filter`, no duplicate address detection.
     ///
     /// # Errors
     /// The role is taken, or the kernel refuses.
@@ -117,27 +117,25 @@ impl Lab {
     pub fn veth(&self, ends: [(&Namespace, &Interface); 2]) -> Result<()> {
         let [(namespace, interface), (peer_namespace, peer)] = ends;
         namespace.ip(&format!(
-            "link add {} mtu {} address {} type veth peer name {} mtu {} address {} netns {}\n{}",
+            "link add {} mtu {} address {} type veth peer name {} mtu {} address {} netns {}",
             interface.name,
             interface.mtu,
-            interface.mac(),
+            interface.mac,
             peer.name,
             peer.mtu,
-            peer.mac(),
+            peer.mac,
             peer_namespace.name(),
-            interface.address_commands(),
         ))?;
-        interface.apply_families(namespace)?;
-        peer_namespace.ip(&peer.address_commands())?;
-        peer.apply_families(peer_namespace)
+        interface.configure(namespace)?;
+        peer.configure(peer_namespace)
     }
 
     /// Makes an emulated link between two namespaces; `shapes` are those of the directions a to b and b to a.
     ///
     /// # Errors
     /// What the kernel's TUN driver or `ip` says.
-    pub fn link(&self, ends: [(&Namespace, Interface); 2], shapes: [Shape; 2]) -> Result<Link> {
-        let link = Link::start(ends, shapes)?;
+    pub fn link(&self, kind: Kind, ends: [(&Namespace, Interface); 2], shapes: [Shape; 2]) -> Result<Link> {
+        let link = Link::start(kind, ends, shapes)?;
         self.links.lock().unwrap_or_else(PoisonError::into_inner).push(link.clone());
         Ok(link)
     }

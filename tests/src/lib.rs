@@ -7,6 +7,12 @@
 //!
 //! Needs root. Nothing is made outside the lab's own namespaces, but for its directory below [`lab::ROOT`].
 
+#![expect(
+    clippy::cast_precision_loss,
+    clippy::cast_sign_loss,
+    reason = "measurements: counts far below 2^52 and times that are never negative become floating-point statistics and back"
+)]
+
 pub mod config;
 pub mod device;
 pub mod gateway;

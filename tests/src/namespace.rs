@@ -56,8 +56,6 @@ impl Namespace {
             ("net/ipv6/conf/all/accept_dad", "0"),
             ("net/ipv6/conf/default/accept_dad", "0"),
             ("net/ipv6/conf/default/router_solicitations", "0"),
-            // The machine's default may be another one; experiments that need it name theirs.
-            ("net/ipv4/tcp_congestion_control", "cubic"),
             // A flow must not start with what an earlier flow of the same lab has learned.
             ("net/ipv4/tcp_no_metrics_save", "1"),
         ])?;
@@ -92,7 +90,8 @@ impl Namespace {
 
     /// Moves the calling thread into the namespace, for good.
     pub fn enter(&self) -> Result<()> {
-        setns(self.0.file.as_fd(), CloneFlags::CLONE_NEWNET).with_context(|| format!("cannot enter namespace {}", self.name()))
+        setns(self.0.file.as_fd(), CloneFlags::CLONE_NEWNET)
+            .with_context(|| format!("cannot enter namespace {}", self.name()))
     }
 
     /// Writes one sysctl, named by its path below `/proc/sys`: `net/ipv4/ip_forward`.
@@ -117,7 +116,9 @@ impl Namespace {
     pub fn ip(&self, commands: &str) -> Result<()> {
         let mut command = self.command("ip");
         command.args(["-batch", "-"]).stdin(process::memory_file("ip-batch", commands.as_bytes())?);
-        process::output(command, IP_PATIENCE)?.success().with_context(|| format!("{}: ip commands:\n{commands}", self.name()))?;
+        process::output(command, IP_PATIENCE)?
+            .success()
+            .with_context(|| format!("{}: ip commands:\n{commands}", self.name()))?;
         Ok(())
     }
 
@@ -157,7 +158,8 @@ impl Namespace {
 /// Makes `/run/netns` a shared mount as `ip netns add` does: else a later `ip netns add` would bind it over our namespaces.
 fn share_netns_directory() -> Result<()> {
     fs::create_dir_all(NETNS_DIRECTORY).with_context(|| format!("cannot make {NETNS_DIRECTORY}"))?;
-    let share = || mount(None::<&str>, NETNS_DIRECTORY, None::<&str>, MsFlags::MS_SHARED | MsFlags::MS_REC, None::<&str>);
+    let share =
+        || mount(None::<&str>, NETNS_DIRECTORY, None::<&str>, MsFlags::MS_SHARED | MsFlags::MS_REC, None::<&str>);
     if share().is_err() {
         mount(Some(NETNS_DIRECTORY), NETNS_DIRECTORY, None::<&str>, MsFlags::MS_BIND | MsFlags::MS_REC, None::<&str>)
             .and_then(|()| share())

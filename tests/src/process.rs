@@ -3,9 +3,8 @@
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{Seek as _, SeekFrom, Write as _};
-use std::os::fd::{AsFd, AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::os::fd::{AsFd, FromRawFd as _, OwnedFd};
 use std::os::unix::fs::FileExt as _;
-use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -69,7 +68,7 @@ impl Process {
     pub fn spawn(mut command: Command) -> Result<Self> {
         let streams = Streams { stdout: memory_file("stdout", b"")?, stderr: memory_file("stderr", b"")? };
         command.stdout(streams.stdout.try_clone()?).stderr(streams.stderr.try_clone()?);
-        Ok(Self { streams: Some(streams), ..Self::start(command)? })
+        Self::start(command, Some(streams))
     }
 
     /// Starts `command` with both its outputs appended to `log`.
@@ -78,16 +77,15 @@ impl Process {
     /// The program does not exist or cannot be started.
     pub fn spawn_logged(mut command: Command, log: &File) -> Result<Self> {
         command.stdout(log.try_clone()?).stderr(log.try_clone()?).stdin(Stdio::null());
-        Self::start(command)
+        Self::start(command, None)
     }
 
-    fn start(mut command: Command) -> Result<Self> {
+    fn start(mut command: Command, streams: Option<Streams>) -> Result<Self> {
         let text = text_of(&command);
         let _making = interrupt::making();
         let child = command.spawn().with_context(|| format!("cannot start `{text}`"))?;
-        let pidfd = pidfd(&child);
-        let process = Self { command: text, child, pidfd: pidfd?, streams: None };
-        Ok(process)
+        let pidfd = pidfd(&child)?;
+        Ok(Self { command: text, child, pidfd, streams })
     }
 
     /// Process id.
@@ -100,7 +98,8 @@ impl Process {
     /// # Errors
     /// The process has ended already.
     pub fn signal(&self, signal: Signal) -> Result<()> {
-        kill(Pid::from_raw(self.child.id().cast_signed()), signal).with_context(|| format!("cannot send {signal} to `{}`", self.command))
+        kill(Pid::from_raw(self.child.id().cast_signed()), signal)
+            .with_context(|| format!("cannot send {signal} to `{}`", self.command))
     }
 
     /// The process has not ended yet.
@@ -131,7 +130,8 @@ impl Process {
     /// # Errors
     /// It is still running after `timeout`; it is killed then.
     pub fn finish(mut self, timeout: Duration) -> Result<Output> {
-        let status = self.wait(timeout).with_context(|| format!("so far it wrote: {}{}", self.stderr(), self.stdout()))?;
+        let status =
+            self.wait(timeout).with_context(|| format!("so far it wrote: {}{}", self.stderr(), self.stdout()))?;
         Ok(Output { command: self.command.clone(), status, stdout: self.stdout(), stderr: self.stderr() })
     }
 
@@ -148,10 +148,11 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // The group outlives its leader where the program left children; then only the group is killed.
-        let _ = killpg(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGKILL);
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        // Once the process has been waited for, its id may be another's: what it left behind in the namespace, the lab ends.
+        if self.is_running() {
+            let _ = killpg(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGKILL);
+            let _ = self.child.wait();
+        }
     }
 }
 

@@ -57,10 +57,15 @@ impl Leftovers {
     }
 
     fn matching(is_meant: impl Fn(LabId) -> bool) -> Result<Self> {
-        let namespaces: Vec<String> = namespaces()?.into_iter().filter(|(id, _)| is_meant(*id)).map(|(_, name)| name).collect();
+        let namespaces: Vec<String> =
+            namespaces()?.into_iter().filter(|(id, _)| is_meant(*id)).map(|(_, name)| name).collect();
         let processes = processes(&namespaces)?.into_iter().map(|pid| format!("{pid} {}", command_of(pid))).collect();
-        let directories: Vec<PathBuf> = directories()?.into_iter().filter(|id| is_meant(*id)).map(LabId::directory).collect();
-        let mounts = mounts()?.into_iter().filter(|mount| directories.iter().any(|directory| mount.starts_with(directory))).collect();
+        let directories: Vec<PathBuf> =
+            directories()?.into_iter().filter(|id| is_meant(*id)).map(LabId::directory).collect();
+        let mounts = mounts()?
+            .into_iter()
+            .filter(|mount| directories.iter().any(|directory| mount.starts_with(directory)))
+            .collect();
         Ok(Self { namespaces, processes, mounts, directories, ..Self::default() })
     }
 }
@@ -107,13 +112,16 @@ pub(crate) fn remove(id: LabId) -> Result<()> {
     let _root = lock_root()?;
     erase(id)?;
     match fs::remove_dir(ROOT) {
-        Err(error) if error.kind() != std::io::ErrorKind::DirectoryNotEmpty => Err(error).with_context(|| format!("cannot remove {ROOT}")),
+        Err(error) if error.kind() != std::io::ErrorKind::DirectoryNotEmpty => {
+            Err(error).with_context(|| format!("cannot remove {ROOT}"))
+        }
         _ => Ok(()),
     }
 }
 
 fn erase(id: LabId) -> Result<()> {
-    let namespaces: Vec<String> = namespaces()?.into_iter().filter(|(lab, _)| *lab == id).map(|(_, name)| name).collect();
+    let namespaces: Vec<String> =
+        namespaces()?.into_iter().filter(|(lab, _)| *lab == id).map(|(_, name)| name).collect();
     end_processes(&namespaces)?;
     let directory = id.directory();
     for mount in mounts()?.into_iter().rev().filter(|mount| mount.starts_with(&directory)) {

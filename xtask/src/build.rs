@@ -29,23 +29,10 @@ pub(crate) fn object(workspace: &Workspace, toolchain: &Toolchain) -> Result<()>
     for_bpf(cargo.arg("build"), workspace, &toolchain.linker);
     run(&mut cargo).context("the eBPF crate does not build")?;
 
-    let built = workspace
-        .target()
-        .join("bpf-build")
-        .join(TARGET)
-        .join("release/multipath");
+    let built = workspace.target().join("bpf-build").join(TARGET).join("release/multipath");
     let object = workspace.bpf_object();
-    let verdict = if copy_changed(&built, &object)? {
-        "new"
-    } else {
-        "unchanged"
-    };
-    eprintln!(
-        "eBPF object {} in {}: {}",
-        verdict,
-        duration(started.elapsed()),
-        object.display()
-    );
+    let verdict = if copy_changed(&built, &object)? { "new" } else { "unchanged" };
+    eprintln!("eBPF object {} in {}: {}", verdict, duration(started.elapsed()), object.display());
     Ok(())
 }
 
@@ -59,16 +46,7 @@ pub(crate) fn for_bpf(cargo: &mut Command, workspace: &Workspace, linker: &Path)
     );
     cargo
         .current_dir(workspace.root())
-        .args([
-            "--release",
-            "-Z",
-            "build-std=core",
-            "--target",
-            TARGET,
-            "--package",
-            "multipath-ebpf",
-            "--target-dir",
-        ])
+        .args(["--release", "-Z", "build-std=core", "--target", TARGET, "--package", "multipath-ebpf", "--target-dir"])
         .arg(workspace.target().join("bpf-build"))
         .env("CARGO_ENCODED_RUSTFLAGS", flags);
 }
@@ -76,7 +54,7 @@ pub(crate) fn for_bpf(cargo: &mut Command, workspace: &Workspace, linker: &Path)
 /// Builds the workspace's binaries and libraries.
 pub(crate) fn binaries(workspace: &Workspace, profile: Profile) -> Result<()> {
     let mut cargo = workspace.cargo();
-    cargo.args(["build", "--workspace", "--exclude", "multipath-ebpf"]);
+    cargo.args(["build", "--workspace", "--exclude", "multipath-ebpf", "--exclude", "xtask"]);
     if profile == Profile::Release {
         cargo.arg("--release");
     }

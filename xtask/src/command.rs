@@ -55,16 +55,9 @@ pub(crate) fn as_root(program: &str) -> Result<Command> {
 /// Runs a command and gives back what it wrote to standard output, without surrounding whitespace.
 pub(crate) fn output(command: &mut Command) -> Result<String> {
     let line = command_line(command);
-    let output = command
-        .stdin(Stdio::null())
-        .output()
-        .with_context(|| format!("cannot run `{line}`"))?;
+    let output = command.stdin(Stdio::null()).output().with_context(|| format!("cannot run `{line}`"))?;
     if !output.status.success() {
-        bail!(
-            "`{line}`: {}\n{}",
-            output.status,
-            String::from_utf8_lossy(&output.stderr).trim()
-        );
+        bail!("`{line}`: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr).trim());
     }
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
@@ -72,10 +65,7 @@ pub(crate) fn output(command: &mut Command) -> Result<String> {
 /// Runs a command whose output goes where this process's output goes.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
     let line = command_line(command);
-    let status = command
-        .stdin(Stdio::null())
-        .status()
-        .with_context(|| format!("cannot run `{line}`"))?;
+    let status = command.stdin(Stdio::null()).status().with_context(|| format!("cannot run `{line}`"))?;
     if !status.success() {
         bail!("`{line}`: {status}");
     }

@@ -1,12 +1,12 @@
 //! What the running kernel must offer to the data plane and the lab.
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use anyhow::{Context, Result, bail};
 
-use crate::command::{as_root, is_root, run_in_step};
+use crate::command::{as_root, run_in_step};
 use crate::progress::Step;
 
 /// The oldest kernel with everything that the programs call.
@@ -19,28 +19,20 @@ pub(crate) fn check() -> Result<()> {
     let step = Step::start("kernel");
     let release = fs::read_to_string("/proc/sys/kernel/osrelease")
         .context("cannot read the kernel's version: is /proc mounted?")?;
+    as_root("unshare").context("the data plane and the lab need root")?;
     let checks = [
-        (new_enough(&release), "too old", "use Linux 6.1 or newer"),
+        (new_enough(&release), "is too old", "use Linux 6.1 or newer"),
         (has_bpf(), "has no BPF", "use a kernel with CONFIG_BPF_SYSCALL=y"),
+        (Path::new("/sys/kernel/btf/vmlinux").exists(), "has no BTF", "use a kernel with CONFIG_DEBUG_INFO_BTF=y"),
         (
-            Path::new("/sys/kernel/btf/vmlinux").exists(),
-            "has no BTF",
-            "use a kernel with CONFIG_DEBUG_INFO_BTF=y",
-        ),
-        (
-            File::open("/dev/net/tun").is_ok(),
-            "has no TUN/TAP",
-            "`modprobe tun`, or in a container pass /dev/net/tun in",
-        ),
-        (
-            is_root() || as_root("true").is_ok(),
-            "cannot be configured by this user",
-            "run as root or with a working sudo",
-        ),
-        (
-            makes("veth"),
-            "makes no network namespace with a veth pair",
+            makes(&["link", "add", "trial", "type", "veth"]),
+            "makes no veth pair in a network namespace",
             "`modprobe veth`; in a container give it CAP_SYS_ADMIN and CAP_NET_ADMIN",
+        ),
+        (
+            makes(&["tuntap", "add", "mode", "tap", "name", "trial"]),
+            "makes no TAP device in a network namespace",
+            "`modprobe tun`; in a container give it /dev/net/tun",
         ),
     ];
     let release = release.trim();
@@ -50,7 +42,7 @@ pub(crate) fn check() -> Result<()> {
         .map(|(_, what, remedy)| format!("kernel {release} {what}: {remedy}"))
         .collect();
     if !failed.is_empty() {
-        bail!("{}", failed.join("\n"));
+        bail!(failed.join("\n"));
     }
     step.done(&format!("{release} with BPF, BTF, TUN, veth, network namespaces"));
     Ok(())
@@ -64,22 +56,16 @@ fn new_enough(release: &str) -> bool {
 
 fn has_bpf() -> bool {
     let filesystems = fs::read_to_string("/proc/filesystems").unwrap_or_default();
-    filesystems
-        .lines()
-        .any(|line| line.split_whitespace().last() == Some("bpf"))
+    filesystems.lines().any(|line| line.split_whitespace().last() == Some("bpf"))
 }
 
-/// Tries a link type in a namespace that ends with the trial.
-fn makes(link: &str) -> bool {
+/// Tries to make a device by iproute2, in a network namespace that ends with the trial.
+fn makes(device: &[&str]) -> bool {
     let trial = as_root("unshare").and_then(|mut unshare| {
-        let status = unshare
-            .args(["--net", "ip", "link", "add", "trial", "type", link])
-            .stdin(Stdio::null())
-            .stderr(Stdio::null())
-            .status()?;
-        Ok(status.success())
+        unshare.args(["--net", "ip"]).args(device);
+        Ok(unshare.stdin(Stdio::null()).stderr(Stdio::null()).status()?)
     });
-    trial.unwrap_or(false)
+    trial.is_ok_and(|status| status.success())
 }
 
 /// Mounts bpffs where it is not.
@@ -89,7 +75,7 @@ pub(crate) fn mount_bpffs() -> Result<()> {
         step.done(&format!("mounted at {BPFFS}"));
         return Ok(());
     }
-    let mut mount: Command = as_root("mount")?;
+    let mut mount = as_root("mount")?;
     run_in_step(mount.args(["-t", "bpf", "bpf", BPFFS]), &step)
         .with_context(|| format!("mount it by hand: `mount -t bpf bpf {BPFFS}`"))?;
     step.done(&format!("now mounted at {BPFFS}"));

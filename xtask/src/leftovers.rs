@@ -6,9 +6,8 @@ use std::path::Path;
 
 /// The lab's namespaces and mounts and the tunnels' pins that exist now.
 pub(crate) fn present() -> BTreeSet<String> {
-    let namespaces = names("/run/netns")
-        .filter(|name| name.starts_with("mpl-"))
-        .map(|name| format!("network namespace {name}"));
+    let namespaces =
+        names("/run/netns").filter(|name| name.starts_with("mpl-")).map(|name| format!("network namespace {name}"));
     let pins = names("/sys/fs/bpf/mpvpn").map(|name| format!("pins /sys/fs/bpf/mpvpn/{name}"));
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
     let mounts = mounts

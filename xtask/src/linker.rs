@@ -25,11 +25,7 @@ pub(crate) fn provide(workspace: &Workspace, llvm: &Llvm) -> Result<PathBuf> {
     let linker = tools.join("bin/bpf-linker");
     let feature = format!("llvm-{}", llvm.version.major);
     if is_built(&tools, &linker, &feature) {
-        step.done(&format!(
-            "{VERSION} for LLVM {} in {}",
-            llvm.version.major,
-            tools.display()
-        ));
+        step.done(&format!("{VERSION} for LLVM {} in {}", llvm.version.major, tools.display()));
         return Ok(linker);
     }
     if !LLVM_MAJORS.contains(&llvm.version.major) {
@@ -38,10 +34,7 @@ pub(crate) fn provide(workspace: &Workspace, llvm: &Llvm) -> Result<PathBuf> {
             llvm.version
         );
     }
-    step.note(&format!(
-        "building {VERSION} once for LLVM {}, about 3 minutes",
-        llvm.version
-    ));
+    step.note(&format!("building {VERSION} once for LLVM {}, about a minute", llvm.version));
     let build = tools.join("build");
     let mut install = workspace.cargo();
     install
@@ -51,14 +44,11 @@ pub(crate) fn provide(workspace: &Workspace, llvm: &Llvm) -> Result<PathBuf> {
         .arg(&tools)
         .arg("--target-dir")
         .arg(&build)
-        .env("LLVM_PREFIX", &llvm.prefix);
+        .env("LLVM_PREFIX", &llvm.prefix)
+        .env("CARGO_PROFILE_RELEASE_DEBUG", "0");
     run_in_step(&mut install, &step).context("bpf-linker comes from crates.io: is it reachable?")?;
     fs::remove_dir_all(&build).with_context(|| format!("cannot remove {}", build.display()))?;
-    step.done(&format!(
-        "built {VERSION} for LLVM {} into {}",
-        llvm.version,
-        tools.display()
-    ));
+    step.done(&format!("built {VERSION} for LLVM {} into {}", llvm.version, tools.display()));
     Ok(linker)
 }
 

@@ -34,21 +34,14 @@ pub(crate) fn programs() -> Result<()> {
     install(&packages, &step)?;
     let still_missing = missing();
     if !still_missing.is_empty() {
-        bail!(
-            "installed, but their programs are not in PATH: {}",
-            still_missing.join(" ")
-        );
+        bail!("installed, but their programs are not in PATH: {}", still_missing.join(" "));
     }
     step.done(&format!("installed {}", packages.join(" ")));
     Ok(())
 }
 
 fn missing() -> Vec<&'static str> {
-    PROGRAMS
-        .iter()
-        .filter(|(program, _)| find_program(program).is_none())
-        .map(|(_, package)| *package)
-        .collect()
+    PROGRAMS.iter().filter(|(program, _)| find_program(program).is_none()).map(|(_, package)| *package).collect()
 }
 
 /// Installs Debian packages. The error of a machine without apt names them.
@@ -60,18 +53,15 @@ pub(crate) fn install(packages: &[&str], step: &Step) -> Result<()> {
     update(step).with_context(by_hand)?;
     let mut apt = as_root("apt-get").with_context(by_hand)?;
     // Debian's rustc-web conflicts with rustc: nothing of the user's is removed for us.
-    apt.args(["install", "--yes", "--no-remove", "--no-install-recommends"])
+    apt.args(["install", "-oDPkg::Lock::Timeout=120", "--yes", "--no-remove", "--no-install-recommends"])
         .args(packages);
     run_in_step(apt.env("DEBIAN_FRONTEND", "noninteractive"), step).with_context(by_hand)
 }
 
 /// Whether apt knows a package that can be installed.
 pub(crate) fn available(package: &str) -> bool {
-    let apt_cache = Command::new("apt-cache")
-        .args(["show", package])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status();
+    let apt_cache =
+        Command::new("apt-cache").args(["show", package]).stdout(Stdio::null()).stderr(Stdio::null()).status();
     apt_cache.is_ok_and(|status| status.success())
 }
 

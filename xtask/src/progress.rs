@@ -30,12 +30,7 @@ impl Step {
             spinner.enable_steady_tick(Duration::from_millis(100));
             spinner
         });
-        Self {
-            name,
-            started: Instant::now(),
-            spinner,
-            outcome: Cell::new(Outcome::Pending),
-        }
+        Self { name, started: Instant::now(), spinner, outcome: Cell::new(Outcome::Pending) }
     }
 
     /// Says what the step is doing now: worth a line of its own.
@@ -63,11 +58,7 @@ impl Step {
         if let Some(spinner) = &self.spinner {
             spinner.finish_and_clear();
         }
-        eprintln!(
-            "  {verdict} {}: {result} ({})",
-            self.name,
-            duration(self.started.elapsed())
-        );
+        eprintln!("  {verdict} {}: {result} ({})", self.name, duration(self.started.elapsed()));
     }
 }
 

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use crate::progress::duration;
 use crate::toolchain::Compiler;
@@ -18,16 +18,21 @@ pub(crate) struct Toolchain {
     pub(crate) linker: PathBuf,
 }
 
-/// Makes the machine ready to build and to run.
+/// Makes the machine ready to build and to run. The error names all that is missing, not only the first.
 pub(crate) fn machine(workspace: &Workspace) -> Result<Toolchain> {
     let started = Instant::now();
     eprintln!("Setup");
-    packages::programs()?;
-    let toolchain = toolchain(workspace)?;
-    kernel::check()?;
-    kernel::mount_bpffs()?;
-    eprintln!("Setup ready in {}", duration(started.elapsed()));
-    Ok(toolchain)
+    let steps = [packages::programs, kernel::check, kernel::mount_bpffs];
+    let mut errors: Vec<String> =
+        steps.iter().filter_map(|step| step().err()).map(|error| format!("{error:#}")).collect();
+    let toolchain = toolchain(workspace).map_err(|error| errors.push(format!("{error:#}")));
+    match toolchain {
+        Ok(toolchain) if errors.is_empty() => {
+            eprintln!("Setup ready in {}", duration(started.elapsed()));
+            Ok(toolchain)
+        }
+        _ => bail!("this machine is not ready\n- {}", errors.join("\n- ")),
+    }
 }
 
 /// Makes the machine ready to build only: this needs no special kernel.

@@ -31,9 +31,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     }
 
     if options.filter.is_none() {
-        report.check("format", || {
-            execute(workspace.cargo().args(["fmt", "--all", "--check"]))
-        });
+        report.check("format", || execute(workspace.cargo().args(["fmt", "--all", "--check"])));
         report.check("lints", || {
             let mut clippy = workspace.cargo();
             clippy.args(["clippy", "--workspace", "--exclude", "multipath-ebpf", "--all-targets"]);
@@ -42,7 +40,8 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
         report.check("lints of the eBPF crate", || {
             let mut clippy = toolchain.compiler.clippy();
             build::for_bpf(&mut clippy, workspace, &toolchain.linker);
-            execute(clippy.args(["--", "-D", "warnings"]))
+            // The host's clippy has linted the shared crate.
+            execute(clippy.args(["--no-deps", "--", "-D", "warnings"]))
         });
         report.check("documentation", || {
             let mut doc = workspace.cargo();
@@ -56,6 +55,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
         let mut tests = workspace.cargo();
         tests.args([
             "test",
+            "--no-fail-fast",
             "--workspace",
             "--exclude",
             "multipath-ebpf",
@@ -72,11 +72,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
         });
         report.check("nothing left behind", || {
             let left: Vec<String> = leftovers::present().difference(&before).cloned().collect();
-            if left.is_empty() {
-                Ok(())
-            } else {
-                bail!("the lab tests left behind:\n{}", left.join("\n"))
-            }
+            if left.is_empty() { Ok(()) } else { bail!("the lab tests left behind:\n{}", left.join("\n")) }
         });
     }
     report.close()
@@ -86,13 +82,12 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
 pub(crate) fn lab(workspace: &Workspace, profile: Profile) -> Command {
     let mut cargo = workspace.cargo();
     cargo
-        .args(["test", "--package", "multipath-tests"])
-        .env("MPVPN_BIN", workspace.mpvpn(profile));
+        .args(["test", "--no-fail-fast", "--package", "multipath-tests"])
+        .env("MPVPN_BIN", workspace.mpvpn(profile))
+        // The tests' errors say what happened where; a backtrace of each hides that.
+        .env("RUST_LIB_BACKTRACE", "0");
     if !is_root() {
-        cargo.args([
-            "--config",
-            "target.'cfg(target_os = \"linux\")'.runner = 'sudo --preserve-env'",
-        ]);
+        cargo.args(["--config", "target.'cfg(target_os = \"linux\")'.runner = 'sudo --preserve-env'"]);
     }
     cargo
 }
@@ -124,27 +119,11 @@ impl Report {
     fn close(self) -> Result<()> {
         println!("\n=== Summary");
         for (name, time, error) in &self.checks {
-            println!(
-                "{:6} {name} ({})",
-                if error.is_none() { "ok" } else { "FAILED" },
-                duration(*time)
-            );
+            println!("{:6} {name} ({})", if error.is_none() { "ok" } else { "FAILED" }, duration(*time));
         }
-        let failed: Vec<&str> = self
-            .checks
-            .iter()
-            .filter(|(_, _, error)| error.is_some())
-            .map(|(name, ..)| *name)
-            .collect();
-        println!(
-            "checks: {} passed, {} failed",
-            self.checks.len() - failed.len(),
-            failed.len()
-        );
-        if failed.is_empty() {
-            Ok(())
-        } else {
-            bail!("failed: {}", failed.join(", "))
-        }
+        let failed: Vec<&str> =
+            self.checks.iter().filter(|(_, _, error)| error.is_some()).map(|(name, ..)| *name).collect();
+        println!("checks: {} passed, {} failed", self.checks.len() - failed.len(), failed.len());
+        if failed.is_empty() { Ok(()) } else { bail!("failed: {}", failed.join(", ")) }
     }
 }

@@ -31,11 +31,7 @@ impl LlvmVersion {
     fn parse(text: &str) -> Option<Self> {
         let mut numbers = text.trim().split(|c: char| !c.is_ascii_digit()).map(str::parse);
         let mut next = || numbers.next()?.ok();
-        Some(Self {
-            major: next()?,
-            minor: next()?,
-            patch: next()?,
-        })
+        Some(Self { major: next()?, minor: next()?, patch: next()? })
     }
 }
 
@@ -55,29 +51,18 @@ pub(crate) struct Compiler {
 impl Compiler {
     /// Those on this machine: rustup's nightly, then the distribution's.
     fn candidates() -> impl Iterator<Item = Self> {
-        nightly()
-            .into_iter()
-            .chain([PathBuf::from("/usr/bin")])
-            .filter_map(Self::inspect)
+        nightly().into_iter().chain([PathBuf::from("/usr/bin")]).filter_map(Self::inspect)
     }
 
     fn inspect(bin: PathBuf) -> Option<Self> {
         let rustc = |argument: &str| output(clean(&mut Command::new(bin.join("rustc"))).arg(argument)).ok();
         let core = Path::new(&rustc("--print=sysroot")?).join("lib/rustlib/src/rust/library/core");
-        if !core.exists()
-            || ["cargo", "cargo-clippy"]
-                .iter()
-                .any(|program| !bin.join(program).exists())
-        {
+        if !core.exists() || ["cargo", "cargo-clippy"].iter().any(|program| !bin.join(program).exists()) {
             return None;
         }
         let verbose = rustc("-vV")?;
         let field = |name| verbose.lines().find_map(|line| line.strip_prefix(name));
-        Some(Self {
-            release: field("release: ")?.to_owned(),
-            llvm: LlvmVersion::parse(field("LLVM version: ")?)?,
-            bin,
-        })
+        Some(Self { release: field("release: ")?.to_owned(), llvm: LlvmVersion::parse(field("LLVM version: ")?)?, bin })
     }
 
     /// A call of this compiler's cargo. The variables of the cargo and rustup around xtask, which
@@ -146,10 +131,7 @@ impl Llvm {
         env::var_os("LLVM_PREFIX")
             .map(PathBuf::from)
             .into_iter()
-            .chain([
-                format!("/usr/lib/llvm-{major}").into(),
-                format!("/usr/lib64/llvm{major}").into(),
-            ])
+            .chain([format!("/usr/lib/llvm-{major}").into(), format!("/usr/lib64/llvm{major}").into()])
             .map(|prefix| prefix.join("bin/llvm-config"))
             .chain(named.iter().filter_map(|name| find_program(name)))
             .filter_map(|llvm_config| Self::inspect(&llvm_config))
@@ -162,10 +144,7 @@ impl Llvm {
         if !include.join("llvm-c").exists() {
             return None;
         }
-        Some(Self {
-            prefix: ask("--prefix")?.into(),
-            version: LlvmVersion::parse(&ask("--version")?)?,
-        })
+        Some(Self { prefix: ask("--prefix")?.into(), version: LlvmVersion::parse(&ask("--version")?)? })
     }
 }
 
@@ -176,11 +155,7 @@ pub(crate) fn provide() -> Result<(Compiler, Llvm)> {
         Some(found) => found,
         None => install(&step).context(BY_HAND)?,
     };
-    let Compiler {
-        bin,
-        release,
-        llvm: built_in,
-    } = &compiler;
+    let Compiler { bin, release, llvm: built_in } = &compiler;
     step.done(&format!(
         "rustc {release} (LLVM {built_in}) in {}, LLVM {} in {}",
         bin.display(),
@@ -197,10 +172,7 @@ fn installed() -> Option<(Compiler, Llvm)> {
 fn install(step: &Step) -> Result<(Compiler, Llvm)> {
     let llvm_package = |compiler: &Compiler| format!("llvm-{}-dev", compiler.llvm.major);
     let obtainable = |package: &String| packages::available(package);
-    let package = if let Some(package) = Compiler::candidates()
-        .map(|found| llvm_package(&found))
-        .find(obtainable)
-    {
+    let package = if let Some(package) = Compiler::candidates().map(|found| llvm_package(&found)).find(obtainable) {
         package
     } else {
         packages::install(&DEBIAN_COMPILER, step)?;

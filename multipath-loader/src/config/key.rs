@@ -1,4 +1,4 @@
-//! Static keys of gateways: X25519 (RFC 7748), written in base64 as WireGuard writes them.
+//! Static keys of gateways: X25519 (RFC 7748), written in base64 as `wg genkey` writes them.
 
 use std::{fmt, str::FromStr};
 

@@ -10,6 +10,8 @@ mod name;
 mod prefix;
 mod rate;
 mod reader;
+#[cfg(test)]
+mod tests;
 
 use std::{
     net::SocketAddr,
@@ -161,10 +163,9 @@ impl Config {
     /// # Errors
     /// The file can't be read, or something in it is wrong: then the error lists everything that is.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path).map(Zeroizing::new).map_err(|source| ConfigError::Read {
-            path: path.to_owned(),
-            source,
-        })?;
+        let text = std::fs::read_to_string(path)
+            .map(Zeroizing::new)
+            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
         Self::parse(&text, path)
     }
 
@@ -232,7 +233,7 @@ pub enum ConfigError {
         source: std::io::Error,
     },
     /// The file is wrong; nothing of it may be applied.
-    #[error("{}", lines(diagnostics))]
+    #[error("the configuration is wrong, nothing of it is applied:\n{}", lines(diagnostics))]
     Invalid {
         /// Everything that is wrong, in the file's order; never empty.
         diagnostics: Vec<Diagnostic>,

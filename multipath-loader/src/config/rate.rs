@@ -88,7 +88,8 @@ mod tests {
 
     #[test]
     fn nonsense() {
-        for text in ["", "8", "mbit", "0mbit", "999bit", "-1mbit", "8mbyte", "1e3kbit", "5000gbit", ".5mbit", "1.mbit"] {
+        for text in ["", "8", "mbit", "0mbit", "999bit", "-1mbit", "8mbyte", "1e3kbit", "5000gbit", ".5mbit", "1.mbit"]
+        {
             assert_eq!(kbit(text), Err(RateError), "{text}");
         }
     }

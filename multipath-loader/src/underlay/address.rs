@@ -110,9 +110,7 @@ mod tests {
     use super::*;
 
     fn addresses(nets: &[&str]) -> Vec<Address> {
-        nets.iter()
-            .map(|net| Address { index: 1, net: net.parse().unwrap(), valid: true, secondary: false })
-            .collect()
+        nets.iter().map(|net| Address { index: 1, net: net.parse().unwrap(), valid: true, secondary: false }).collect()
     }
 
     fn pick(nets: &[&str], remote: &str, next_hop: Option<&str>) -> Option<String> {

@@ -39,10 +39,8 @@ impl Underlay {
     /// # Panics
     /// Outside a tokio runtime.
     pub fn open() -> Result<Self, UnderlayError> {
-        let (connection, handle, _) = rtnetlink::new_connection().map_err(|source| UnderlayError::Kernel {
-            what: "open a routing socket".to_owned(),
-            source,
-        })?;
+        let (connection, handle, _) = rtnetlink::new_connection()
+            .map_err(|source| UnderlayError::Kernel { what: "open a routing socket".to_owned(), source })?;
         tokio::spawn(connection);
         Ok(Self { handle })
     }

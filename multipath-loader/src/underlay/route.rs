@@ -1,6 +1,6 @@
 //! Where packets to a remote host go when they must leave through one interface.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use futures::TryStreamExt;
 use netlink_packet_route::{
@@ -11,7 +11,7 @@ use netlink_packet_route::{
 };
 use nix::libc;
 
-use super::{Address, Underlay, UnderlayError, address::pick_source, is_errno, same_family};
+use super::{Address, Underlay, UnderlayError, address::pick_source, is_errno};
 
 /// How packets to a remote host leave through one interface.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,0 +1,236 @@
+//! What TC and XDP share on the way in: everything that is checked before a packet is touched.
+
+use aya_ebpf::{
+    bindings::{BPF_ANY, bpf_spin_lock},
+    helpers::{bpf_ktime_get_boot_ns, bpf_spin_lock as lock, bpf_spin_unlock as unlock},
+};
+use multipath_common::{
+    drops::DropReason,
+    inner,
+    maps::{
+        CIPHER_NONE, FAMILY_IPV4, FAMILY_IPV6, MAX_PATHS, Origin, OriginKey, PATH_UNUSED, map_ipv4, path_slot,
+    },
+    outer::{self, IPV4_UDP_WORDS, IPV6_UDP_WORDS, Outer},
+    wire::{DataHeader, Flags, HEADER_LEN, HEADER_WORDS, IPV4_HEADER_LEN, PacketType, TAG_LEN, type_byte},
+};
+
+use crate::{
+    drops::{Account, Exit, address_bytes},
+    maps::{ARRIVAL_PATHS, ORIGIN_EVENTS, ORIGINS, PATH_STATS, PATHS_MAP, SESSIONS, TUNNEL},
+    packet::Packet,
+};
+
+/// A data packet of a known session, checked and not yet touched.
+pub struct Arrival {
+    /// Its outer headers.
+    pub outer: Outer,
+    /// Its header.
+    pub header: DataHeader,
+    /// Bytes of the sealed payload, without header and tag.
+    pub payload_len: u32,
+    /// Number of the peer that sent it.
+    pub peer: u32,
+    /// [`path_slot`] of our path that it came by.
+    pub slot: u32,
+    /// When it was looked at, nanoseconds of `CLOCK_BOOTTIME`.
+    pub now: u64,
+    /// What is counted when it is dropped.
+    pub account: Account,
+}
+
+impl Arrival {
+    /// Nothing has arrived yet.
+    #[inline(always)]
+    pub const fn new() -> Self {
+        Self {
+            outer: Outer { source: [0; 4], destination: [0; 4], source_port: 0, headers_len: 0, payload_len: 0, tos: 0 },
+            header: DataHeader {
+                packet_type: PacketType::Data,
+                path: 0,
+                flags: Flags::PIN,
+                receiver: 0,
+                counter: 0,
+                timestamp: 0,
+            },
+            payload_len: 0,
+            peer: 0,
+            slot: 0,
+            now: 0,
+            account: Account::new(),
+        }
+    }
+
+    /// Offset of the sealed payload behind the link-layer header.
+    #[inline(always)]
+    pub const fn payload_offset(&self) -> usize {
+        if self.outer.headers_len as usize == IPV4_UDP_WORDS * 4 {
+            IPV4_UDP_WORDS * 4 + HEADER_LEN
+        } else {
+            IPV6_UDP_WORDS * 4 + HEADER_LEN
+        }
+    }
+
+    /// Marks the counter as seen, after the packet was opened; then counts it.
+    ///
+    /// Two copies that passed the check on two CPUs meet here: the lock orders them, and the second one is refused.
+    #[inline(always)]
+    pub fn accept(&self) -> Result<(), Exit> {
+        let session = SESSIONS.get_ptr_mut(self.header.receiver).ok_or(DropReason::UnknownSession)?;
+        // SAFETY: just looked up. The window is only touched under the lock, and nothing is called while it is held.
+        let new = unsafe {
+            lock((&raw mut (*session).lock).cast::<bpf_spin_lock>());
+            let new = (*session).window.mark(self.header.counter);
+            unlock((&raw mut (*session).lock).cast::<bpf_spin_lock>());
+            new
+        };
+        if !new {
+            return Err(DropReason::Replayed.into());
+        }
+        if let Some(stats) = PATH_STATS.get_ptr_mut(self.slot) {
+            // SAFETY: this CPU's own value, just looked up.
+            unsafe {
+                (*stats).ingress.packets += 1;
+                (*stats).ingress.bytes += u64::from(self.outer.headers_len + self.outer.payload_len);
+                (*stats).ingress.last_seen_ns = self.now;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Longest sealed payload, bytes: what the verifier can follow in a packet pointer is `MAX_PACKET_OFF`
+/// (kernel/bpf/verifier.c), and no uplink has a larger MTU.
+const MAX_PAYLOAD_LEN: u32 = 0x3fff;
+
+/// Reads and checks a packet whose link-layer header has `L2` bytes.
+///
+/// `available` is the length of the whole frame, of which the packet may hold only the start.
+#[inline(always)]
+pub fn inspect<const L2: usize>(packet: Packet, available: u32, ifindex: u32, arrival: &mut Arrival) -> Result<(), Exit> {
+    let tunnel = TUNNEL.get(0).ok_or(Exit::Pass)?;
+    let [first] = packet.words::<1>(L2).ok_or(Exit::Pass)?;
+    let available = available - L2 as u32;
+    let port = tunnel.listen_port;
+    let words = match inner::version(first) {
+        4 => {
+            let words = packet.words::<IPV4_UDP_WORDS>(L2).ok_or(Exit::Pass)?;
+            arrival.account.destination = map_ipv4(words[4]);
+            arrival.account.doubtful = 1;
+            arrival.outer = outer::parse_ipv4(&words, available, port)?.ok_or(Exit::Pass)?;
+            packet.words::<HEADER_WORDS>(L2 + IPV4_UDP_WORDS * 4)
+        }
+        6 => {
+            let words = packet.words::<IPV6_UDP_WORDS>(L2).ok_or(Exit::Pass)?;
+            arrival.account.destination = [words[6], words[7], words[8], words[9]];
+            arrival.account.doubtful = 1;
+            arrival.outer = outer::parse_ipv6(&words, available, port)?.ok_or(Exit::Pass)?;
+            packet.words::<HEADER_WORDS>(L2 + IPV6_UDP_WORDS * 4)
+        }
+        _ => return Err(Exit::Pass),
+    };
+    let words = words.ok_or(DropReason::Truncated)?;
+    if matches!(
+        PacketType::from_byte(type_byte(words[0])),
+        Some(PacketType::HandshakeInitiation | PacketType::HandshakeResponse | PacketType::Cookie)
+    ) {
+        return Err(Exit::Pass);
+    }
+    arrival.header = DataHeader::from_words(&words).map_err(|_| DropReason::UnknownVersion)?;
+    if arrival.header.packet_type != PacketType::Data || arrival.header.path as usize >= MAX_PATHS {
+        return Err(DropReason::UnknownVersion.into());
+    }
+    let overhead = (HEADER_LEN + TAG_LEN) as u32;
+    if arrival.outer.payload_len < overhead {
+        return Err(DropReason::Truncated.into());
+    }
+    arrival.payload_len = arrival.outer.payload_len - overhead;
+    if arrival.payload_len > MAX_PAYLOAD_LEN {
+        return Err(DropReason::Oversized.into());
+    }
+    check_session(arrival)?;
+    arrival.slot = attribute(arrival, ifindex);
+    arrival.account.path = arrival.slot + 1;
+    Ok(())
+}
+
+/// Finds the session, and looks whether it lives and the counter is new.
+#[inline(always)]
+fn check_session(arrival: &mut Arrival) -> Result<(), Exit> {
+    let session = SESSIONS.get_ptr_mut(arrival.header.receiver).ok_or(DropReason::UnknownSession)?;
+    // From here on it is ours, whatever address it was sent to.
+    arrival.account.doubtful = 0;
+    // SAFETY, for this and the next: just looked up; the fields never change.
+    let (peer, expires_ns, cipher) = unsafe { ((*session).peer, (*session).expires_ns, (*session).cipher) };
+    arrival.peer = peer;
+    arrival.account.path = path_slot(peer, arrival.header.path) + 1;
+    // SAFETY: no arguments.
+    arrival.now = unsafe { bpf_ktime_get_boot_ns() };
+    if cipher != CIPHER_NONE {
+        return Err(DropReason::UnknownSession.into());
+    }
+    if arrival.now > expires_ns {
+        return Err(DropReason::SessionExpired.into());
+    }
+    // A cheap look without the lock: a torn view costs at most a packet at the window's edge, `accept` decides.
+    // SAFETY: just looked up, only read.
+    if unsafe { !(*session).window.is_new(arrival.header.counter) } {
+        return Err(DropReason::Replayed.into());
+    }
+    Ok(())
+}
+
+/// Our path that a packet came by. When the daemon does not know it yet, or the peer's address has changed, it is
+/// told; until it has written it down, the path with the same id as the sender's is counted.
+#[inline(always)]
+fn attribute(arrival: &Arrival, ifindex: u32) -> u32 {
+    let slot = path_slot(arrival.peer, arrival.header.path);
+    let known = match ARRIVAL_PATHS.get(slot) {
+        Some(&entry) if entry != 0 => entry - 1,
+        _ => {
+            report_origin(arrival, ifindex);
+            return slot;
+        }
+    };
+    if let Some(path) = PATHS_MAP.get(known) {
+        let outer = &arrival.outer;
+        let same = path.state != PATH_UNUSED
+            && path.ifindex == ifindex
+            && path.remote_port == outer.source_port
+            && path.remote == address_bytes(outer.source)
+            && path.local == address_bytes(outer.destination);
+        if !same {
+            report_origin(arrival, ifindex);
+        }
+    }
+    known
+}
+
+/// Tells the daemon where the packets of a peer's path come from, once for every change.
+#[inline(never)]
+fn report_origin(arrival: &Arrival, ifindex: u32) -> u32 {
+    let outer = &arrival.outer;
+    let ipv4 = outer.headers_len as usize == IPV4_HEADER_LEN + 8;
+    let key = OriginKey { peer: arrival.peer, path: u32::from(arrival.header.path) };
+    let origin = Origin {
+        ifindex,
+        family: if ipv4 { FAMILY_IPV4 } else { FAMILY_IPV6 },
+        local: address_bytes(outer.destination),
+        remote: address_bytes(outer.source),
+        remote_port: outer.source_port,
+        reserved: [0; 6],
+    };
+    // SAFETY: read at once.
+    if let Some(last) = unsafe { ORIGINS.get(key) }
+        && last.ifindex == ifindex
+        && last.remote_port == origin.remote_port
+        && last.remote == origin.remote
+        && last.local == origin.local
+    {
+        return 0;
+    }
+    if ORIGINS.insert(key, origin, u64::from(BPF_ANY)).is_ok() {
+        // A full ring means a daemon that does not read it: it looks into `origins` when it starts.
+        let _ = ORIGIN_EVENTS.output(key, 0);
+    }
+    0
+}

@@ -1,0 +1,262 @@
+//! From the inner network to an uplink.
+
+use aya_ebpf::{
+    bindings::BPF_F_INGRESS,
+    helpers::{bpf_ktime_get_boot_ns, bpf_loop, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes},
+    programs::TcContext,
+};
+use multipath_common::{
+    drops::DropReason,
+    inner::{Inner, TCP},
+    maps::{CIPHER_NONE, FAMILY_IPV4, MAX_PART_LEN, PATH_UP, Path, Tunnel, path_slot},
+    mss::{self, MAX_OPTIONS_LEN, OPTIONS_BUFFER_LEN, Search},
+    parts,
+    wire::{DataHeader, Flags, HEADER_LEN, OVERHEAD_IPV4, OVERHEAD_IPV6, PacketType, Part},
+};
+
+use crate::{
+    intrinsics::fetch_add,
+    drops::{Account, Exit},
+    maps::{PART_SCRATCH, PATH_STATS, PATHS_MAP, PEERS_MAP, SESSIONS, TUNNEL},
+    packet::{ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Packet},
+    path_choice::{self, Choice},
+    underlay::{self, Payload},
+};
+
+/// Bytes of a TCP header without options.
+const TCP_HEADER_LEN: u32 = 20;
+/// The SYN flag in the fourth word of a TCP header (RFC 9293 section 3.1), host order.
+const SYN: u32 = 0x0002_0000;
+/// Offset of the checksum in a TCP header.
+const TCP_CHECKSUM_OFFSET: u32 = 16;
+
+/// Starts the MAC addresses of a frame that `send_in_parts` gave back to `mp0-port` for its second part; the rest of
+/// them is the counter. Locally administered and not multicast, so no station has it and the kernel lets it pass.
+const SECOND_PART_MARK: u16 = u16::from_ne_bytes([0x06, 0x32]);
+
+/// The Ethernet header of such a frame.
+#[repr(C, packed)]
+#[derive(Clone, Copy)]
+struct SecondPartMark {
+    mark: u16,
+    counter: u64,
+    path: u8,
+    zero: u8,
+}
+
+/// Sends a frame of `mp0` to a peer; returns the verdict.
+#[inline(always)]
+pub fn forward(ctx: &TcContext, account: &mut Account) -> Result<i32, Exit> {
+    let packet = Packet::linear(ctx)?;
+    match packet.ethertype() {
+        Some(ETHERTYPE_IPV4 | ETHERTYPE_IPV6) => {}
+        _ => return Err(DropReason::NotIp.into()),
+    }
+    let inner = packet.inner(ETHERNET_LEN).ok_or(DropReason::MalformedInner)?;
+    // A frame may be padded, never short.
+    if inner.len + ETHERNET_LEN as u32 > packet.len() {
+        return Err(DropReason::MalformedInner.into());
+    }
+    // SAFETY: `at` has checked the bounds.
+    if let Some(mark) = packet.at::<SecondPartMark>(0).map(|pointer| unsafe { *pointer })
+        && mark.mark == SECOND_PART_MARK
+    {
+        return send_second_part(ctx, account, &inner, mark);
+    }
+    let mut choice = path_choice::of_flow(&inner.key)?;
+    let mut path = path(choice)?;
+    if inner.len > path.inner_mtu {
+        choice.path =
+            path_choice::for_long_packet(&inner.key, choice.peer, inner.len).ok_or(DropReason::NoPath)?;
+        path = self::path(choice)?;
+    }
+    if inner.key.protocol == TCP && inner.has_ports {
+        clamp_segment_size(ctx, packet, &inner)?;
+    }
+    if inner.len > path.inner_mtu {
+        return send_in_parts(ctx, account, &inner, choice, path);
+    }
+    let payload = Payload { len: inner.len, version: inner.version, tos: inner.tos };
+    send(ctx, account, choice, path, payload, Part::Whole, None)
+}
+
+#[inline(always)]
+fn path(choice: Choice) -> Result<&'static Path, Exit> {
+    match PATHS_MAP.get(path_slot(choice.peer, choice.path)) {
+        Some(path) if path.state == PATH_UP => Ok(path),
+        _ => Err(DropReason::NoPath.into()),
+    }
+}
+
+/// Draws a counter unless one is given, seals and sends the payload, counts it.
+#[inline(always)]
+fn send(
+    ctx: &TcContext,
+    account: &mut Account,
+    choice: Choice,
+    path: &Path,
+    payload: Payload,
+    part: Part,
+    counter: Option<u64>,
+) -> Result<i32, Exit> {
+    let slot = path_slot(choice.peer, choice.path);
+    account.path = slot + 1;
+    let (counter, receiver) = match counter {
+        Some(counter) => (counter, session(choice.peer, 0)?.1),
+        None => session(choice.peer, 1)?,
+    };
+    // SAFETY: no arguments.
+    let now = unsafe { bpf_ktime_get_boot_ns() };
+    let header = DataHeader {
+        packet_type: PacketType::Data,
+        path: choice.path,
+        flags: Flags { part, ..Flags::PIN },
+        receiver,
+        counter,
+        timestamp: (now / 1000) as u32,
+    };
+    let overhead = if path.family == FAMILY_IPV4 { OVERHEAD_IPV4 } else { OVERHEAD_IPV6 };
+    let action = underlay::send(ctx, path, header, payload)?;
+    if let Some(stats) = PATH_STATS.get_ptr_mut(slot) {
+        // SAFETY: this CPU's own value, just looked up.
+        unsafe {
+            (*stats).egress.packets += 1;
+            (*stats).egress.bytes += u64::from(payload.len) + overhead as u64;
+            (*stats).egress.last_seen_ns = now;
+        }
+    }
+    Ok(action)
+}
+
+/// Draws `count` counters of the session with a peer. Returns the first and the receiver index.
+#[inline(always)]
+fn session(peer: u32, count: u64) -> Result<(u64, u32), Exit> {
+    let index = PEERS_MAP.get(peer).map_or(0, |peer| peer.session);
+    let session = SESSIONS.get_ptr_mut(index).ok_or(DropReason::NoSession)?;
+    // SAFETY: just looked up; `next_counter` is only touched atomically, the rest never changes.
+    unsafe {
+        if (*session).cipher != CIPHER_NONE {
+            return Err(DropReason::NoSession.into());
+        }
+        if (*session).expires_ns != u64::MAX && bpf_ktime_get_boot_ns() > (*session).expires_ns {
+            return Err(DropReason::SessionExpired.into());
+        }
+        let first = if count == 0 { 0 } else { fetch_add(&raw mut (*session).next_counter, count) };
+        Ok((first, (*session).remote_index))
+    }
+}
+
+/// Sends a packet in two parts: gives a copy of it back to `mp0-port` for the second one, and sends the first.
+#[inline(always)]
+fn send_in_parts(ctx: &TcContext, account: &mut Account, inner: &Inner, choice: Choice, path: &Path) -> Result<i32, Exit> {
+    let first_len = parts::split(inner.len, path.inner_mtu).ok_or(DropReason::TooBig)?;
+    let tunnel: &Tunnel = TUNNEL.get(0).ok_or(DropReason::NoSession)?;
+    let (counter, _) = session(choice.peer, 2)?;
+    let packet = Packet::new(ctx.data(), ctx.data_end());
+    let mark = SecondPartMark { mark: SECOND_PART_MARK, counter: counter + 1, path: choice.path, zero: 0 };
+    let place = packet.at::<SecondPartMark>(0).ok_or(DropReason::MalformedInner)?;
+    // SAFETY: `at` has checked the bounds.
+    unsafe { *place = mark };
+    ctx.clone_redirect(tunnel.port_ifindex, u64::from(BPF_F_INGRESS)).map_err(|_| DropReason::EncapsulationFailed)?;
+    let payload = Payload { len: first_len, version: inner.version, tos: inner.tos };
+    send(ctx, account, choice, path, payload, Part::First, Some(counter))
+}
+
+/// Sends the second part of a packet whose copy came back.
+#[inline(always)]
+fn send_second_part(ctx: &TcContext, account: &mut Account, inner: &Inner, mark: SecondPartMark) -> Result<i32, Exit> {
+    let peer = path_choice::of_flow(&inner.key)?.peer;
+    let choice = Choice { peer, path: mark.path };
+    let path = path(choice)?;
+    let first_len = parts::split(inner.len, path.inner_mtu).ok_or(DropReason::TooBig)?;
+    let len = inner.len - first_len;
+    if move_to_front(ctx, first_len, len) != 0 {
+        return Err(DropReason::EncapsulationFailed.into());
+    }
+    let payload = Payload { len, version: inner.version, tos: inner.tos };
+    send(ctx, account, choice, path, payload, Part::Second, Some(mark.counter))
+}
+
+/// Moves the last `len` bytes of a packet, which stand `offset` bytes behind its Ethernet header, to the front, and
+/// cuts the packet there. Not 0 when the kernel refuses.
+#[inline(never)]
+fn move_to_front(ctx: &TcContext, offset: u32, len: u32) -> i32 {
+    let Some(scratch) = PART_SCRATCH.get_ptr_mut(0) else {
+        return -1;
+    };
+    if len == 0 || len > MAX_PART_LEN as u32 {
+        return -1;
+    }
+    // SAFETY: this CPU's own scratch, which holds `len` bytes; the context is valid while the program runs.
+    unsafe {
+        let bytes = (&raw mut (*scratch).bytes).cast();
+        let skb = ctx.skb.skb;
+        if bpf_skb_load_bytes(skb.cast(), ETHERNET_LEN as u32 + offset, bytes, len) != 0 {
+            return -1;
+        }
+        // The version nibble of the first byte is no longer an IP version: that is why the kernel's length checks,
+        // which go by the packet's protocol, still hold (net/core/filter.c, `bpf_skb_adjust_room`).
+        if bpf_skb_change_tail(skb, ETHERNET_LEN as u32 + len, 0) != 0 {
+            return -1;
+        }
+        bpf_skb_store_bytes(skb, ETHERNET_LEN as u32, bytes, len, 0) as i32
+    }
+}
+
+/// Lowers the segment size that a SYN announces to what fits the tunnel.
+#[inline(always)]
+fn clamp_segment_size(ctx: &TcContext, packet: Packet, inner: &Inner) -> Result<(), Exit> {
+    let transport = ETHERNET_LEN + (inner.transport as usize & 0x3f);
+    let Some([flags]) = packet.words::<1>(transport + 12) else {
+        return Ok(());
+    };
+    let flags = u32::from_be(flags);
+    if flags & SYN == 0 {
+        return Ok(());
+    }
+    let options_len = (flags >> 28) * 4;
+    let Some(tunnel) = TUNNEL.get(0) else {
+        return Ok(());
+    };
+    if options_len > TCP_HEADER_LEN && inner.len >= inner.transport + options_len {
+        let limit = mss::for_mtu(tunnel.mtu, inner.version);
+        clamp_option(ctx, transport as u32, options_len - TCP_HEADER_LEN, u32::from(limit));
+    }
+    Ok(())
+}
+
+/// Looks at one option; a body of `bpf_loop`, because the verifier follows that once and not once for every option.
+extern "C" fn search_option(_index: u32, search: *mut Search) -> i64 {
+    // SAFETY: the caller's stack, for the length of the loop.
+    i64::from(!unsafe { (*search).step() })
+}
+
+#[inline(never)]
+fn clamp_option(ctx: &TcContext, transport: u32, options_len: u32, limit: u32) -> i32 {
+    if options_len == 0 || options_len > MAX_OPTIONS_LEN as u32 {
+        return 0;
+    }
+    let mut search = Search::new([0; OPTIONS_BUFFER_LEN], options_len);
+    let at = transport + TCP_HEADER_LEN;
+    let buffer = search.options.as_mut_ptr().cast();
+    // SAFETY: the buffer is longer than the options, the context is valid while the program runs, and callback and
+    // context of the loop fit each other.
+    unsafe {
+        if bpf_skb_load_bytes(ctx.skb.skb.cast(), at, buffer, options_len) != 0 {
+            return 0;
+        }
+        bpf_loop(MAX_OPTIONS_LEN as u32, search_option as *mut _, (&raw mut search).cast(), 0);
+    }
+    let limit = limit as u16;
+    let Some((offset, old)) = search.found().filter(|&(_, old)| old > limit) else {
+        return 0;
+    };
+    // An option at an odd offset lies across two of the checksum's words: swapping its bytes says the same.
+    let (from, to) = if offset % 2 == 0 { (old, limit) } else { (old.swap_bytes(), limit.swap_bytes()) };
+    let changed = ctx
+        .l4_csum_replace((transport + TCP_CHECKSUM_OFFSET) as usize, u64::from(from.to_be()), u64::from(to.to_be()), 2)
+        .and_then(|()| ctx.store((at + offset) as usize, &limit.to_be(), 0));
+    i32::from(changed.is_err())
+}
+
+const _: () = assert!(size_of::<SecondPartMark>() == ETHERNET_LEN - 2 && HEADER_LEN == 20);

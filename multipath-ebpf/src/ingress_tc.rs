@@ -1,0 +1,149 @@
+//! From an uplink to the inner network, on a socket buffer: takes every packet of the tunnel.
+
+use aya_ebpf::{
+    bindings::{BPF_F_INGRESS, TC_ACT_SHOT, bpf_adj_room_mode},
+    helpers::{bpf_redirect, bpf_skb_change_head, bpf_skb_change_tail},
+    programs::TcContext,
+};
+use multipath_common::{
+    drops::DropReason,
+    ecn,
+    inner::{self, Inner},
+    wire::{IPV6_HEADER_LEN, Part, TAG_LEN},
+};
+
+use crate::{
+    arrival::{Arrival, inspect},
+    drops::Exit,
+    join,
+    maps::TUNNEL,
+    packet::{ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Packet},
+    path_choice,
+};
+
+/// Receives a packet whose link-layer header has `L2` bytes; returns the verdict.
+#[inline(always)]
+pub fn receive<const L2: usize>(ctx: &TcContext, arrival: &mut Arrival) -> Result<i32, Exit> {
+    let packet = Packet::new(ctx.data(), ctx.data_end());
+    // SAFETY: the context is valid while the program runs.
+    let ifindex = unsafe { (*ctx.skb.skb).ifindex };
+    inspect::<L2>(packet, ctx.len(), ifindex, arrival)?;
+    let packet = Packet::linear(ctx)?;
+    check_tag::<L2>(packet, arrival)?;
+    if arrival.header.flags.part != Part::Whole {
+        return receive_part::<L2>(ctx, arrival);
+    }
+    let inner = check_inner::<L2>(packet, arrival)?;
+    arrival.accept()?;
+    strip::<L2>(ctx, arrival)?;
+    deliver(ctx, arrival, &inner)
+}
+
+/// With `cipher = "none"` the tag is zero.
+#[inline(always)]
+pub fn check_tag<const L2: usize>(packet: Packet, arrival: &Arrival) -> Result<(), Exit> {
+    // `inspect` has refused longer ones; the mask says so to the verifier.
+    let tag_at = L2 + arrival.payload_offset() + (arrival.payload_len as usize & 0x3fff);
+    match packet.words_at_variable::<{ TAG_LEN / 4 }>(tag_at) {
+        Some([0, 0, 0, 0]) => Ok(()),
+        Some(_) => Err(DropReason::BadTag.into()),
+        None => Err(DropReason::Truncated.into()),
+    }
+}
+
+/// Checks the inner packet of an opened one: lengths, source address, congestion.
+#[inline(always)]
+pub fn check_inner<const L2: usize>(packet: Packet, arrival: &Arrival) -> Result<Inner, Exit> {
+    let inner = packet.inner(L2 + arrival.payload_offset()).ok_or(DropReason::BadInner)?;
+    check(arrival, &inner, arrival.payload_len)?;
+    Ok(inner)
+}
+
+#[inline(always)]
+fn check(arrival: &Arrival, inner: &Inner, len: u32) -> Result<(), Exit> {
+    if inner.len > len {
+        return Err(DropReason::BadInner.into());
+    }
+    if inner.len < len {
+        return Err(DropReason::Oversized.into());
+    }
+    if !path_choice::owns(arrival.peer, inner.key.source) {
+        return Err(DropReason::WrongSource.into());
+    }
+    if ecn::inner_tos(inner.tos, arrival.outer.tos).is_none() {
+        return Err(DropReason::EcnNotCapable.into());
+    }
+    Ok(())
+}
+
+/// Cuts everything around the payload away, so that it follows an Ethernet header that is still to be written.
+#[inline(always)]
+fn strip<const L2: usize>(ctx: &TcContext, arrival: &Arrival) -> Result<(), Exit> {
+    let failed = |_| Exit::Drop(DropReason::DeliveryFailed);
+    let sealed_end = L2 as u32 + arrival.payload_offset() as u32 + arrival.payload_len + TAG_LEN as u32;
+    // SAFETY, here and below: the context is valid while the program runs.
+    let tail = |len| match unsafe { bpf_skb_change_tail(ctx.skb.skb, len, 0) } {
+        0 => Ok(()),
+        error => Err(error),
+    };
+    // The kernel leaves at least an IP header of the outer version (net/core/filter.c, `bpf_skb_adjust_room`): a short
+    // IPv4 packet in an IPv6 one needs padding until its headers are gone.
+    let padding = if arrival.payload_len < IPV6_HEADER_LEN as u32 { IPV6_HEADER_LEN as u32 } else { 0 };
+    if padding != 0 {
+        tail(sealed_end + padding).map_err(failed)?;
+    }
+    let headers = arrival.payload_offset() as i32;
+    ctx.adjust_room(-headers, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, 0).map_err(failed)?;
+    tail(L2 as u32 + arrival.payload_len).map_err(failed)?;
+    if L2 == 0 && unsafe { bpf_skb_change_head(ctx.skb.skb, ETHERNET_LEN as u32, 0) } != 0 {
+        return Err(DropReason::DeliveryFailed.into());
+    }
+    Ok(())
+}
+
+/// Hands an inner packet that follows an Ethernet header to `mp0`.
+#[inline(always)]
+fn deliver(ctx: &TcContext, arrival: &Arrival, inner: &Inner) -> Result<i32, Exit> {
+    let packet = Packet::new(ctx.data(), ctx.data_end());
+    let failed = || Exit::Drop(DropReason::DeliveryFailed);
+    let tunnel = TUNNEL.get(0).ok_or_else(failed)?;
+    finish(packet, arrival, inner, tunnel.device_mac).ok_or_else(failed)?;
+    // SAFETY: the redirect happens after the program.
+    Ok(unsafe { bpf_redirect(tunnel.device_ifindex, u64::from(BPF_F_INGRESS)) } as i32)
+}
+
+/// Writes the Ethernet header, and the congestion mark of the outer packet into the inner one.
+#[inline(always)]
+pub fn finish(packet: Packet, arrival: &Arrival, inner: &Inner, mac: [u8; 6]) -> Option<()> {
+    let tos = ecn::inner_tos(inner.tos, arrival.outer.tos)?;
+    if tos != inner.tos {
+        let [first] = packet.words::<1>(ETHERNET_LEN)?;
+        if inner.version == 4 {
+            let checksum = packet.at::<u16>(ETHERNET_LEN + 10)?;
+            // SAFETY: `at` has checked the bounds.
+            let (first, changed) = inner::ipv4_with_tos(first, unsafe { *checksum }, tos);
+            // SAFETY: as above.
+            unsafe { *checksum = changed };
+            packet.set_words(ETHERNET_LEN, [first])?;
+        } else {
+            packet.set_words(ETHERNET_LEN, [inner::ipv6_with_tos(first, tos)])?;
+        }
+    }
+    packet.set_ethernet(mac, if inner.version == 4 { ETHERTYPE_IPV4 } else { ETHERTYPE_IPV6 })
+}
+
+/// Receives one part: keeps it, or joins it with the other one and delivers the whole.
+#[inline(always)]
+fn receive_part<const L2: usize>(ctx: &TcContext, arrival: &Arrival) -> Result<i32, Exit> {
+    arrival.accept()?;
+    strip::<L2>(ctx, arrival)?;
+    let len = match join::join(ctx, arrival.header.receiver, arrival.header.counter, arrival.header.flags.part as u32, arrival.payload_len) {
+        join::WAITING => return Ok(TC_ACT_SHOT),
+        len if len > 0 => len as u32,
+        _ => return Err(DropReason::PartMismatch.into()),
+    };
+    let packet = Packet::linear(ctx)?;
+    let inner = packet.inner(ETHERNET_LEN).ok_or(DropReason::BadInner)?;
+    check(arrival, &inner, len)?;
+    deliver(ctx, arrival, &inner)
+}

@@ -1,0 +1,47 @@
+//! From an uplink to the inner network, before there is a socket buffer: takes whole packets, leaves the rest to TC.
+
+use aya_ebpf::{
+    helpers::{bpf_redirect, bpf_xdp_adjust_head, bpf_xdp_adjust_tail},
+    programs::XdpContext,
+};
+use multipath_common::{
+    drops::DropReason,
+    wire::{Class, Part, TAG_LEN},
+};
+
+use crate::{
+    arrival::{Arrival, inspect},
+    drops::Exit,
+    ingress_tc::{check_inner, check_tag, finish},
+    maps::TUNNEL,
+    packet::{ETHERNET_LEN, Packet},
+};
+
+/// Receives a packet; returns the verdict.
+#[inline(always)]
+pub fn receive(ctx: &XdpContext, arrival: &mut Arrival) -> Result<u32, Exit> {
+    let packet = Packet::new(ctx.data(), ctx.data_end());
+    inspect::<ETHERNET_LEN>(packet, packet.len(), ctx.ingress_ifindex() as u32, arrival)?;
+    let tunnel = TUNNEL.get(0).ok_or(Exit::Pass)?;
+    // Joining needs a store, holding needs a socket buffer, and a redirect drops what is longer than the device's MTU
+    // (drivers/net/veth.c, `veth_xdp_xmit`).
+    let flags = arrival.header.flags;
+    if flags.part != Part::Whole || flags.class == Class::Aggregate || arrival.payload_len > tunnel.mtu {
+        return Err(Exit::Pass);
+    }
+    check_tag::<ETHERNET_LEN>(packet, arrival)?;
+    let inner = check_inner::<ETHERNET_LEN>(packet, arrival)?;
+    arrival.accept()?;
+    let failed = || Exit::Drop(DropReason::DeliveryFailed);
+    // SAFETY: the context is valid while the program runs.
+    let stripped = unsafe {
+        bpf_xdp_adjust_head(ctx.ctx, arrival.payload_offset() as i32) == 0
+            && bpf_xdp_adjust_tail(ctx.ctx, -(TAG_LEN as i32)) == 0
+    };
+    if !stripped {
+        return Err(failed());
+    }
+    finish(Packet::new(ctx.data(), ctx.data_end()), arrival, &inner, tunnel.device_mac).ok_or_else(failed)?;
+    // SAFETY: the redirect happens after the program.
+    Ok(unsafe { bpf_redirect(tunnel.port_ifindex, 0) } as u32)
+}

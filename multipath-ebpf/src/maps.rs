@@ -1,0 +1,64 @@
+//! The maps, under the names and with the types of `multipath_common::maps`, where each one's writer is named.
+//!
+//! The loader sets the sizes of those that depend on the configuration; the number here is the smallest.
+
+use aya_ebpf::{
+    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf},
+    macros::btf_map,
+};
+use multipath_common::maps::{
+    Address, DropKey, DropStats, Flow, FlowKey, GENERATION_AUTOMATIC, GENERATION_OPERATOR, MAX_FLOWS,
+    MAX_LOCAL_ADDRESSES, MAX_PATHS, MAX_SOURCES, MAX_STORED_PARTS, ORIGIN_EVENTS_LEN, Origin, OriginKey, PartKey, Path,
+    PathSettings, PathStats, Peer, SESSIONS_PER_PEER, Session, Source, StoredPart, Tunnel,
+};
+
+const PEERS: usize = 16;
+const PATHS: usize = PEERS * MAX_PATHS;
+const DROPS: usize = 4096;
+/// Entries are allocated when they are first needed: most reasons never occur.
+const NO_PREALLOC: usize = aya_ebpf::bindings::BPF_F_NO_PREALLOC as usize;
+
+#[btf_map(name = "tunnel")]
+pub static TUNNEL: Array<Tunnel, 1> = Array::new();
+#[btf_map(name = "generation")]
+pub static GENERATION: Array<u64, 2> = Array::new();
+#[btf_map(name = "allowed_ips")]
+pub static ALLOWED_IPS: LpmTrie<[u8; 16], u32, 256> = LpmTrie::new();
+#[btf_map(name = "local_addresses")]
+pub static LOCAL_ADDRESSES: HashMap<Address, u32, MAX_LOCAL_ADDRESSES> = HashMap::new();
+#[btf_map(name = "peers")]
+pub static PEERS_MAP: Array<Peer, PEERS> = Array::new();
+#[btf_map(name = "sessions")]
+pub static SESSIONS: HashMap<u32, Session, { PEERS * SESSIONS_PER_PEER }, NO_PREALLOC> = HashMap::new();
+#[btf_map(name = "paths")]
+pub static PATHS_MAP: Array<Path, PATHS> = Array::new();
+#[btf_map(name = "path_automatic")]
+pub static PATH_AUTOMATIC: Array<PathSettings, PATHS> = Array::new();
+#[btf_map(name = "path_operator")]
+pub static PATH_OPERATOR: Array<PathSettings, PATHS> = Array::new();
+#[btf_map(name = "arrival_paths")]
+pub static ARRIVAL_PATHS: Array<u32, PATHS> = Array::new();
+#[btf_map(name = "path_stats")]
+pub static PATH_STATS: PerCpuArray<PathStats, PATHS> = PerCpuArray::new();
+#[btf_map(name = "drops")]
+pub static DROPS_MAP: PerCpuHashMap<DropKey, DropStats, DROPS, NO_PREALLOC> = PerCpuHashMap::new();
+#[btf_map(name = "flows")]
+pub static FLOWS: LruHashMap<FlowKey, Flow, MAX_FLOWS> = LruHashMap::new();
+#[btf_map(name = "sources")]
+pub static SOURCES: LruHashMap<Address, Source, MAX_SOURCES> = LruHashMap::new();
+#[btf_map(name = "origins")]
+pub static ORIGINS: HashMap<OriginKey, Origin, PATHS, NO_PREALLOC> = HashMap::new();
+#[btf_map(name = "origin_events")]
+pub static ORIGIN_EVENTS: RingBuf<OriginKey, ORIGIN_EVENTS_LEN> = RingBuf::new();
+#[btf_map(name = "part_store")]
+pub static PART_STORE: LruHashMap<PartKey, StoredPart, MAX_STORED_PARTS> = LruHashMap::new();
+#[btf_map(name = "part_scratch")]
+pub static PART_SCRATCH: PerCpuArray<StoredPart, 1> = PerCpuArray::new();
+
+/// The sum of both counters of `generation`: changes whenever a choice may have changed.
+#[inline(always)]
+pub fn generation() -> u64 {
+    let automatic = GENERATION.get(GENERATION_AUTOMATIC).copied().unwrap_or(0);
+    let operator = GENERATION.get(GENERATION_OPERATOR).copied().unwrap_or(0);
+    automatic.wrapping_add(operator)
+}

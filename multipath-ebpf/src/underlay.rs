@@ -1,0 +1,180 @@
+//! The way out: outer headers around a payload, then to the next hop.
+
+use aya_ebpf::{
+    bindings::{
+        BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L3_IPV6, TC_ACT_REDIRECT, bpf_adj_room_mode, bpf_redir_neigh,
+        bpf_redir_neigh__bindgen_ty_1,
+    },
+    helpers::{bpf_csum_diff, bpf_redirect_neigh, bpf_skb_change_tail, bpf_skb_load_bytes},
+    programs::TcContext,
+};
+use multipath_common::{
+    drops::DropReason,
+    ecn,
+    maps::{FAMILY_IPV4, MAX_PART_LEN, Path},
+    outer::{self, IPV4_UDP_WORDS, IPV6_UDP_WORDS},
+    wire::{DataHeader, HEADER_LEN, HEADER_WORDS, TAG_LEN},
+};
+
+use crate::{
+    maps::PART_SCRATCH,
+    packet::{ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Packet},
+};
+
+/// Bytes that one call of `bpf_csum_diff` takes (net/core/filter.c: the scratch pad of `MAX_BPF_STACK`).
+const CHECKSUM_RUN: usize = 512;
+/// Runs that cover the longest payload of a UDP datagram on Ethernet with jumbo frames.
+const CHECKSUM_RUNS: usize = 9216 / CHECKSUM_RUN;
+
+/// What is known of a payload that is to be sent.
+#[derive(Clone, Copy)]
+pub struct Payload {
+    /// Bytes, without header and tag.
+    pub len: u32,
+    /// 4 or 6: the IP version under which the kernel knows the packet.
+    pub version: u8,
+    /// Type-of-service byte of the inner packet.
+    pub tos: u8,
+}
+
+/// The 16 bytes of an address as words.
+#[inline(always)]
+pub fn address_words(address: [u8; 16]) -> [u32; 4] {
+    // SAFETY: both are 16 plain bytes.
+    unsafe { core::mem::transmute(address) }
+}
+
+/// Puts header, tag and outer headers around the payload that follows the Ethernet header, and hands the packet to
+/// the path's next hop. Returns the verdict.
+#[inline(always)]
+pub fn send(ctx: &TcContext, path: &Path, header: DataHeader, payload: Payload) -> Result<i32, DropReason> {
+    let family = path.family;
+    // The kernel zeroes what it appends: that is the tag of `cipher = "none"`.
+    let sealed_end = ETHERNET_LEN as u32 + payload.len + TAG_LEN as u32;
+    // SAFETY: the context is valid while the program runs.
+    if unsafe { bpf_skb_change_tail(ctx.skb.skb, sealed_end, 0) } != 0 {
+        return Err(DropReason::EncapsulationFailed);
+    }
+    if family == FAMILY_IPV4 {
+        send_ipv4(ctx, path, header, payload)?;
+    } else {
+        send_ipv6(ctx, path, header, payload)?;
+    }
+    redirect(path)
+}
+
+#[inline(always)]
+fn send_ipv4(ctx: &TcContext, path: &Path, header: DataHeader, payload: Payload) -> Result<(), DropReason> {
+    const LEN: usize = IPV4_UDP_WORDS * 4 + HEADER_LEN;
+    // Only this flag makes the kernel change its idea of the packet's protocol, which the redirect goes by.
+    let flags = if payload.version == 4 { 0 } else { u64::from(BPF_F_ADJ_ROOM_ENCAP_L3_IPV4) };
+    make_room(ctx, LEN, flags)?;
+    let packet = Packet::new(ctx.data(), ctx.data_end());
+    let outer = outer::ipv4_udp(
+        address_words(path.local)[3],
+        address_words(path.remote)[3],
+        path.local_port,
+        path.remote_port,
+        ecn::outer_tos(payload.tos),
+        payload.len + (HEADER_LEN + TAG_LEN) as u32,
+    );
+    write(packet, ETHERTYPE_IPV4, outer, header)
+}
+
+#[inline(always)]
+fn send_ipv6(ctx: &TcContext, path: &Path, header: DataHeader, payload: Payload) -> Result<(), DropReason> {
+    const LEN: usize = IPV6_UDP_WORDS * 4 + HEADER_LEN;
+    let mut sum = u64::from(payload_sum(ctx, payload.len));
+    let flags = if payload.version == 6 { 0 } else { u64::from(BPF_F_ADJ_ROOM_ENCAP_L3_IPV6) };
+    make_room(ctx, LEN, flags)?;
+    let packet = Packet::new(ctx.data(), ctx.data_end());
+    for word in header.to_words() {
+        sum += u64::from(word);
+    }
+    let outer = outer::ipv6_udp(
+        address_words(path.local),
+        address_words(path.remote),
+        path.local_port,
+        path.remote_port,
+        ecn::outer_tos(payload.tos),
+        payload.len + (HEADER_LEN + TAG_LEN) as u32,
+        sum,
+    );
+    write(packet, ETHERTYPE_IPV6, outer, header)
+}
+
+#[inline(always)]
+fn make_room(ctx: &TcContext, len: usize, flags: u64) -> Result<(), DropReason> {
+    ctx.adjust_room(len as i32, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, flags).map_err(|_| DropReason::EncapsulationFailed)
+}
+
+#[inline(always)]
+fn write<const N: usize>(
+    packet: Packet,
+    ethertype: u16,
+    outer: [u32; N],
+    header: DataHeader,
+) -> Result<(), DropReason> {
+    let written = || {
+        // SAFETY: `at` has checked the bounds.
+        unsafe { *packet.at::<u16>(ETHERNET_LEN - 2)? = ethertype.to_be() };
+        packet.set_words::<HEADER_WORDS>(ETHERNET_LEN + N * 4, header.to_words())?;
+        packet.set_words(ETHERNET_LEN, outer)
+    };
+    written().ok_or(DropReason::EncapsulationFailed)
+}
+
+/// One's complement sum of the payload after the Ethernet header, in memory order. The zero tag adds nothing.
+///
+/// The sum is a 32-bit number, so that a subprogram can return it.
+#[inline(never)]
+fn payload_sum(ctx: &TcContext, len: u32) -> u32 {
+    let mut sum = 0;
+    let mut offset = ETHERNET_LEN;
+    let mut rest = len as usize;
+    let packet = Packet::new(ctx.data(), ctx.data_end());
+    for _ in 0..CHECKSUM_RUNS {
+        if rest < CHECKSUM_RUN {
+            break;
+        }
+        let Some(run) = packet.at::<[u32; CHECKSUM_RUN / 4]>(offset) else {
+            return 0;
+        };
+        // SAFETY: `at` has checked the bounds.
+        sum = unsafe { bpf_csum_diff(core::ptr::null_mut(), 0, run.cast(), CHECKSUM_RUN as u32, sum) } as u32;
+        offset += CHECKSUM_RUN;
+        rest -= CHECKSUM_RUN;
+    }
+    let rest = rest & (CHECKSUM_RUN - 1);
+    let Some(scratch) = PART_SCRATCH.get_ptr_mut(0) else {
+        return 0;
+    };
+    if rest == 0 {
+        return sum;
+    }
+    const { assert!(MAX_PART_LEN >= CHECKSUM_RUN + 4) };
+    // SAFETY: this CPU's own scratch; `rest` is below the run, which fits it with the padding of the last word.
+    unsafe {
+        let bytes = (&raw mut (*scratch).bytes).cast::<u8>();
+        *bytes.add(rest & !3).cast::<u32>() = 0;
+        if bpf_skb_load_bytes(ctx.skb.skb.cast(), offset as u32, bytes.cast(), rest as u32) != 0 {
+            return 0;
+        }
+        bpf_csum_diff(core::ptr::null_mut(), 0, bytes.cast(), ((rest + 3) & !3) as u32, sum) as u32
+    }
+}
+
+/// Hands the packet to the path's next hop on its uplink. The kernel resolves the neighbour and holds the packet
+/// until it is known.
+#[inline(always)]
+fn redirect(path: &Path) -> Result<i32, DropReason> {
+    let next_hop = address_words(path.next_hop);
+    let words = if path.next_hop_family == FAMILY_IPV4 { [next_hop[3], 0, 0, 0] } else { next_hop };
+    let mut params = bpf_redir_neigh {
+        nh_family: path.next_hop_family,
+        __bindgen_anon_1: bpf_redir_neigh__bindgen_ty_1 { ipv6_nh: words },
+    };
+    // SAFETY: the parameters live on the stack for the length of the call.
+    let verdict = unsafe { bpf_redirect_neigh(path.ifindex, &raw mut params, size_of::<bpf_redir_neigh>() as i32, 0) };
+    if verdict == i64::from(TC_ACT_REDIRECT) { Ok(TC_ACT_REDIRECT) } else { Err(DropReason::EncapsulationFailed) }
+}

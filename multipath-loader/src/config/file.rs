@@ -1,0 +1,383 @@
+//! The file format: its keys, their defaults, and what must hold among them.
+
+use std::{
+    collections::HashMap,
+    fs,
+    hash::Hash,
+    io::{self, Read},
+    os::unix::fs::MetadataExt,
+    path::Path,
+};
+
+use toml::de::DeTable;
+use zeroize::Zeroizing;
+
+use super::{
+    Cipher, Config, DEFAULT_PORT, Diagnostic, Endpoint, MTU_MAX, MTU_MIN, PATHS_MAX, Peer, PublicKey, Routes,
+    SecretKey, Tunnel, Uplink, WEIGHT_MAX, WEIGHT_MIN, Xdp, check_interface_name, check_name, check_tunnel_name,
+    diagnostic::Report,
+    prefix,
+    reader::{Section, Value},
+};
+
+const A_KEY: &str = "32 bytes in base64, as `mpvpn genkey` and `mpvpn pubkey` print them";
+const A_SECRET: &str = "private_key_file = \"FILE\" or private_key = \"BASE64\" (`mpvpn genkey` makes one)";
+const A_CIPHER: &str = "cipher = \"none\", written out: this version builds no other. It protects nothing: \
+                        whoever is on the way can read, change and forge the packets";
+const AN_ENDPOINT: &str = "\"ADDRESS:PORT\" or { address = \"ADDRESS:PORT\", uplinks = [\"NAME\"] }";
+
+/// Checks the file's `text`.
+pub(super) fn decode(text: &str, path: &Path) -> Result<Config, Vec<Diagnostic>> {
+    let mut report = Report::new(path, text);
+    let (document, mut errors) = DeTable::parse_recoverable(text);
+    errors.sort_by_key(|error| error.span().unwrap_or_default().start);
+    let mut last_line = 0;
+    for error in errors {
+        let span = error.span().unwrap_or_default();
+        // The parser's further errors in the same line come from its first.
+        if report.line(&span) != last_line {
+            last_line = report.line(&span);
+            // Without the text that stands there, which may be a private key.
+            report.add(&span, None, "a syntax error", format!("TOML: {}", error.message().replace('\n', ", ")));
+        }
+    }
+    // What the parser could not read is missing from the document: further errors would mislead.
+    if !report.is_empty() {
+        return Err(report.finish());
+    }
+
+    let mut root = Section::root(&document);
+    let tunnel = root.required("tunnel", "a table [tunnel]", &mut report);
+    let tunnel = tunnel.and_then(|value| value.table("a table [tunnel]", &mut report));
+    let name = tunnel_name(path, &mut report);
+    let tunnel = tunnel.and_then(|section| decode_tunnel(section, name.clone(), path, &mut report));
+
+    let sections = tables(&mut root, "uplink", &mut report);
+    let mut names = Unique::default();
+    let mut interfaces = Unique::default();
+    // Also the uplinks with other errors: their names are known to endpoints all the same.
+    let mut uplink_names = Vec::new();
+    let mut uplinks = Vec::new();
+    for mut section in sections {
+        let name = decode_name(&mut section, &mut names, &mut report);
+        uplink_names.extend(name.clone());
+        let uplink = decode_uplink(&mut section, name, tunnel.as_ref(), &mut interfaces, &mut report);
+        section.finish(&mut report);
+        uplinks.extend(uplink);
+    }
+
+    let mut seen =
+        Seen { uplinks: &uplink_names, names: Unique::default(), keys: Unique::default(), prefixes: Unique::default() };
+    let own = tunnel.as_ref().map(|tunnel| tunnel.private_key.public());
+    let mut peers = Vec::new();
+    for mut section in tables(&mut root, "peer", &mut report) {
+        let peer = decode_peer(&mut section, own, &mut seen, &mut report);
+        section.finish(&mut report);
+        peers.extend(peer);
+    }
+    root.finish(&mut report);
+
+    match tunnel {
+        Some(tunnel) if report.is_empty() => Ok(Config { tunnel, uplinks, peers }),
+        _ => Err(report.finish()),
+    }
+}
+
+/// What must be unique over all peers, and what they may refer to.
+struct Seen<'a> {
+    uplinks: &'a [String],
+    names: Unique<String>,
+    keys: Unique<PublicKey>,
+    prefixes: Unique<ipnet::IpNet>,
+}
+
+/// Values that may stand only once, each with the line where it stands.
+struct Unique<T>(HashMap<T, usize>);
+
+impl<T> Default for Unique<T> {
+    fn default() -> Self {
+        Self(HashMap::new())
+    }
+}
+
+impl<T: Eq + Hash> Unique<T> {
+    /// Takes the value, or reports where it already stands.
+    fn add(&mut self, item: T, value: &Value, what: &str, report: &mut Report) -> Option<()> {
+        let line = report.line(&value.span);
+        if let Some(first) = self.0.get(&item) {
+            return value.wrong(&format!("{what} of its own: this one stands in line {first} already"), report);
+        }
+        self.0.insert(item, line);
+        Some(())
+    }
+}
+
+fn tunnel_name(path: &Path, report: &mut Report) -> Option<String> {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let stem = name.strip_suffix(".toml").unwrap_or(name);
+    match check_tunnel_name(stem) {
+        Ok(()) => Some(stem.to_owned()),
+        Err(expected) => {
+            report.add_file_name(format!("{stem:?}"), format!("{expected}, and .toml"));
+            None
+        }
+    }
+}
+
+/// The tables `[[key]]`, at least one.
+fn tables<'a>(root: &mut Section<'a>, key: &'static str, report: &mut Report) -> Vec<Section<'a>> {
+    let expected = format!("at least one table [[{key}]]");
+    let Some(value) = root.required(key, &expected, report) else { return Vec::new() };
+    let elements = value.list(&format!("a list of tables, each headed [[{key}]] in double brackets"), report);
+    if elements.is_empty() && value.is_list() {
+        value.wrong::<()>(&expected, report);
+    }
+    elements.iter().filter_map(|element| element.table(&format!("a table [[{key}]]"), report)).collect()
+}
+
+fn decode_tunnel(mut section: Section, name: Option<String>, path: &Path, report: &mut Report) -> Option<Tunnel> {
+    let private_key = decode_secret(&mut section, path, report);
+    let listen_port = match section.optional("listen_port") {
+        Some(value) => value.number(&(1..=u32::from(u16::MAX)), report).map(|port| port as u16),
+        None => Some(DEFAULT_PORT),
+    };
+    let mut addresses = Vec::new();
+    let mut unique = Unique::default();
+    for value in list(&mut section, "address", "a list of addresses: [\"10.99.0.1/24\"]", report) {
+        let address = value.parse("an address in quotes", prefix::address, report);
+        if let Some(address) = address
+            && unique.add(address.addr(), &value, "an address", report).is_some()
+        {
+            addresses.push(address);
+        }
+    }
+    let mtu = section.optional("mtu").and_then(|value| value.number(&(MTU_MIN..=MTU_MAX), report));
+    let routes = match section.optional("routes") {
+        Some(value) => value.choice(&[("auto", Routes::Auto), ("off", Routes::Off)], report),
+        None => Some(Routes::default()),
+    };
+    section.finish(report);
+    Some(Tunnel { name: name?, private_key: private_key?, listen_port: listen_port?, addresses, mtu, routes: routes? })
+}
+
+fn decode_secret(section: &mut Section, path: &Path, report: &mut Report) -> Option<SecretKey> {
+    match (section.optional("private_key"), section.optional("private_key_file")) {
+        (None, None) => {
+            section.missing("private_key_file", A_SECRET, report);
+            None
+        }
+        (Some(_), Some(file)) => file.wrong("either this or private_key, not both", report),
+        (Some(value), None) => {
+            // Never with what was found: it may be the key with one letter too many.
+            let hidden = |error: &dyn ToString, report: &mut Report| {
+                report.add(&value.span, Some(&value.key), error.to_string(), A_KEY);
+            };
+            match value.as_text().map(str::parse) {
+                Some(Ok(key)) => return Some(key),
+                Some(Err(error)) => hidden(&super::KeyError::to_string(&error), report),
+                None => hidden(&"no text", report),
+            }
+            None
+        }
+        (None, Some(value)) => {
+            let file = value.text("the name of a file in quotes", report)?;
+            let file = path.parent().unwrap_or(Path::new("")).join(file);
+            let key = match read_secret(&file) {
+                Ok(key) => key,
+                Err(error) => return value.wrong(&format!("a file with a private key: {error}"), report),
+            };
+            match key.trim_ascii().parse() {
+                Ok(key) => Some(key),
+                Err(error) => value.wrong(&format!("a file with {A_KEY}; this one has {error}"), report),
+            }
+        }
+    }
+}
+
+/// Reads a private key's file, if nobody but its owner can.
+fn read_secret(file: &Path) -> Result<Zeroizing<String>, String> {
+    let explain = |error: io::Error| format!("{} can't be read ({error})", file.display());
+    let opened = fs::File::open(file).map_err(explain)?;
+    let metadata = opened.metadata().map_err(explain)?;
+    if !metadata.is_file() {
+        return Err(format!("{} is not a regular file", file.display()));
+    }
+    if metadata.mode() & 0o077 != 0 {
+        return Err(format!(
+            "{name} can be read by others than its owner (mode {mode:03o}): chmod 600 {name}",
+            name = file.display(),
+            mode = metadata.mode() & 0o777,
+        ));
+    }
+    let mut text = Zeroizing::new(String::new());
+    // A key has 44 characters; a file that is much longer is something else.
+    opened.take(1024).read_to_string(&mut text).map_err(explain)?;
+    Ok(text)
+}
+
+fn decode_name(section: &mut Section, names: &mut Unique<String>, report: &mut Report) -> Option<String> {
+    let value = section.required("name", "a name in quotes", report)?;
+    let name = value.parse("a name in quotes", |name| check_name(name).map(|()| name.to_owned()), report)?;
+    names.add(name.clone(), &value, "a name", report)?;
+    Some(name)
+}
+
+fn decode_uplink(
+    section: &mut Section,
+    name: Option<String>,
+    tunnel: Option<&Tunnel>,
+    interfaces: &mut Unique<String>,
+    report: &mut Report,
+) -> Option<Uplink> {
+    let interface = decode_interface(section, tunnel, interfaces, report);
+    let weight = section.optional("weight").and_then(|value| value.number(&(WEIGHT_MIN..=WEIGHT_MAX), report));
+    let rate = section
+        .optional("rate")
+        .and_then(|value| value.parse(&super::RateError.to_string(), str::parse::<super::Rate>, report));
+    let choices = [("auto", Xdp::Auto), ("native", Xdp::Native), ("generic", Xdp::Generic), ("off", Xdp::Off)];
+    let xdp = match section.optional("xdp") {
+        Some(value) => value.choice(&choices, report),
+        None => Some(Xdp::default()),
+    };
+    Some(Uplink { name: name?, interface: interface?, weight, rate, xdp: xdp? })
+}
+
+fn decode_interface(
+    section: &mut Section,
+    tunnel: Option<&Tunnel>,
+    interfaces: &mut Unique<String>,
+    report: &mut Report,
+) -> Option<String> {
+    let expected = "an interface's name in quotes";
+    let value = section.required("interface", expected, report)?;
+    let interface = value.parse(expected, |name| check_interface_name(name).map(|()| name.to_owned()), report)?;
+    let own = |tunnel: &Tunnel| interface == tunnel.name || interface.strip_suffix("-port") == Some(&tunnel.name);
+    if tunnel.is_some_and(own) {
+        return value.wrong("an interface below the tunnel, not the tunnel's own", report);
+    }
+    interfaces.add(interface.clone(), &value, "an interface", report)?;
+    Some(interface)
+}
+
+fn decode_peer(section: &mut Section, own: Option<PublicKey>, seen: &mut Seen, report: &mut Report) -> Option<Peer> {
+    let name = decode_name(section, &mut seen.names, report);
+    let public_key = decode_public(section, own, &mut seen.keys, report);
+    let endpoints = decode_endpoints(section, seen.uplinks, report);
+    let allowed_ips = decode_prefixes(section, &mut seen.prefixes, report);
+    let cipher = section.required("cipher", A_CIPHER, report);
+    let cipher = cipher.and_then(|value| match value.text(A_CIPHER, report)? {
+        "none" => Some(Cipher::None),
+        _ => value.wrong(A_CIPHER, report),
+    });
+    Some(Peer { name: name?, public_key: public_key?, endpoints, allowed_ips: allowed_ips?, cipher: cipher? })
+}
+
+fn decode_public(
+    section: &mut Section,
+    own: Option<PublicKey>,
+    keys: &mut Unique<PublicKey>,
+    report: &mut Report,
+) -> Option<PublicKey> {
+    let value = section.required("public_key", A_KEY, report)?;
+    let read = |text: &str| text.parse::<PublicKey>().map_err(|error| format!("{A_KEY} (this is {error})"));
+    let key = value.parse(A_KEY, read, report)?;
+    if own == Some(key) {
+        return value.wrong("the peer's public key, not this gateway's own", report);
+    }
+    keys.add(key, &value, "a key", report)?;
+    Some(key)
+}
+
+fn decode_endpoints(section: &mut Section, uplinks: &[String], report: &mut Report) -> Vec<Endpoint> {
+    let mut endpoints = Vec::new();
+    let mut unique = Unique::default();
+    let mut paths = 0;
+    let values = section.optional("endpoints");
+    let elements = values.as_ref().map(|value| value.list(&format!("a list of {AN_ENDPOINT}"), report));
+    for element in elements.unwrap_or_default() {
+        let Some(endpoint) = decode_endpoint(&element, uplinks, &mut unique, report) else { continue };
+        paths += endpoint.uplinks.as_ref().map_or(uplinks.len(), Vec::len);
+        endpoints.push(endpoint);
+    }
+    if endpoints.is_empty() {
+        paths = uplinks.len();
+    }
+    if paths > PATHS_MAX {
+        let expected = format!(
+            "at most {PATHS_MAX} paths to one peer; its endpoints and the uplinks that each may use make {paths}: \
+             name fewer uplinks, {AN_ENDPOINT}"
+        );
+        match values {
+            Some(value) => report.add(&value.span, Some(&value.key), format!("{paths} paths"), expected),
+            None => report.add(section.span(), Some("peer.endpoints"), format!("{paths} paths"), expected),
+        }
+    }
+    endpoints
+}
+
+fn decode_endpoint(
+    value: &Value,
+    known: &[String],
+    unique: &mut Unique<std::net::SocketAddr>,
+    report: &mut Report,
+) -> Option<Endpoint> {
+    if !value.is_table() {
+        let address = value.parse(AN_ENDPOINT, prefix::endpoint, report)?;
+        unique.add(address, value, "an endpoint", report)?;
+        return Some(Endpoint { address, uplinks: None });
+    }
+    let mut section = value.table(AN_ENDPOINT, report)?;
+    let address = section.required("address", AN_ENDPOINT, report).and_then(|value| {
+        let address = value.parse(AN_ENDPOINT, prefix::endpoint, report)?;
+        unique.add(address, &value, "an endpoint", report)?;
+        Some(address)
+    });
+    let uplinks = section.optional("uplinks").map(|value| decode_uplink_names(&value, known, report));
+    section.finish(report);
+    Some(Endpoint { address: address?, uplinks })
+}
+
+fn decode_uplink_names(value: &Value, known: &[String], report: &mut Report) -> Vec<String> {
+    let mut names = Vec::new();
+    let mut unique = Unique::default();
+    let expected = "a list of uplinks' names, at least one";
+    let elements = value.list(expected, report);
+    if elements.is_empty() && value.is_list() {
+        value.wrong::<()>(expected, report);
+    }
+    for element in elements {
+        let Some(name) = element.text("an uplink's name in quotes", report) else { continue };
+        if !known.iter().any(|uplink| uplink == name) {
+            element.wrong::<()>(&format!("the name of one of the uplinks ({})", known.join(", ")), report);
+        } else if unique.add(name, &element, "an uplink", report).is_some() {
+            names.push(name.to_owned());
+        }
+    }
+    names
+}
+
+fn decode_prefixes(
+    section: &mut Section,
+    seen: &mut Unique<ipnet::IpNet>,
+    report: &mut Report,
+) -> Option<Vec<ipnet::IpNet>> {
+    let expected = "a list of inner prefixes, at least one: [\"10.98.0.0/24\"]";
+    let value = section.required("allowed_ips", expected, report)?;
+    let elements = value.list(expected, report);
+    if elements.is_empty() && value.is_list() {
+        return value.wrong(expected, report);
+    }
+    let mut prefixes = Vec::new();
+    for element in elements {
+        let Some(net) = element.parse("a prefix in quotes", prefix::prefix, report) else { continue };
+        if seen.add(net, &element, "a prefix", report).is_some() {
+            prefixes.push(net);
+        }
+    }
+    Some(prefixes)
+}
+
+/// The elements of an optional list.
+fn list<'a>(section: &mut Section<'a>, key: &'static str, expected: &str, report: &mut Report) -> Vec<Value<'a>> {
+    section.optional(key).map(|value| value.list(expected, report)).unwrap_or_default()
+}

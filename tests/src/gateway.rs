@@ -1,0 +1,266 @@
+//! A gateway with the host behind it, and `mpvpn` run on it.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use nix::sys::signal::Signal;
+
+use crate::config::TunnelConfig;
+use crate::device::{Interface, Mac};
+use crate::lab::Lab;
+use crate::namespace::Namespace;
+use crate::process::{self, Output, Process};
+
+/// The word that `mpvpn up` writes to its log when the tunnel carries packets.
+pub const READY: &str = "ready";
+/// How long a daemon may take until it is ready.
+pub const READY_PATIENCE: Duration = Duration::from_secs(20);
+/// How long a command of `mpvpn` may take.
+pub const COMMAND_PATIENCE: Duration = Duration::from_secs(30);
+
+const ETHERNET_MTU: u32 = 1500;
+
+/// A gateway: forwards between the host behind it (interface `lan`) and its uplinks (`up0`, `up1`, ...).
+///
+/// Gateway number n has the LAN 10.98.n.0/24 and `fd98:n::/64`: the gateway is .1 and `::1`, the host .2 and `::2`.
+#[derive(Debug)]
+pub struct Gateway {
+    name: String,
+    number: u8,
+    namespace: Namespace,
+    host: Namespace,
+    directory: PathBuf,
+    bpffs: PathBuf,
+    uplinks: AtomicU32,
+    daemons: AtomicU32,
+}
+
+impl Gateway {
+    /// Makes gateway `name` (one or two letters) with host `h<name>` behind it, bpffs and directory. Its uplinks are made by
+    /// [`Connection::new`](crate::Connection::new).
+    pub fn new(lab: &Lab, name: &str, number: u8) -> Result<Self> {
+        let namespace = lab.namespace(name)?;
+        let host = lab.namespace(&format!("h{name}"))?;
+        let bpffs = lab.bpffs(name)?;
+        let gateway = Self {
+            name: name.to_owned(),
+            number,
+            namespace,
+            host,
+            directory: lab.directory().join(name),
+            bpffs,
+            uplinks: AtomicU32::new(0),
+            daemons: AtomicU32::new(0),
+        };
+        gateway.namespace.sysctls(&[("net/ipv4/ip_forward", "1"), ("net/ipv6/conf/all/forwarding", "1")])?;
+        let end = |interface: &str, last: u8| Interface {
+            name: interface.to_owned(),
+            mac: Mac([0x02, 0x98, 0, number, 0, last]),
+            mtu: ETHERNET_MTU,
+            v4: Some((gateway.lan_v4(last), 24)),
+            v6: Some((gateway.lan_v6(last), 64)),
+        };
+        lab.veth([(&gateway.namespace, &end("lan", 1)), (&gateway.host, &end("eth0", 2))])?;
+        gateway.host.ip(&format!(
+            "route add default via {}\nroute add default via {}",
+            gateway.lan_v4(1),
+            gateway.lan_v6(1)
+        ))?;
+        Ok(gateway)
+    }
+
+    /// Name: `a`, `b`, ...
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Number: the n of the addresses.
+    pub fn number(&self) -> u8 {
+        self.number
+    }
+
+    /// The gateway's namespace.
+    pub fn namespace(&self) -> &Namespace {
+        &self.namespace
+    }
+
+    /// The namespace of the host behind the gateway.
+    pub fn host(&self) -> &Namespace {
+        &self.host
+    }
+
+    /// IPv4 address of the host behind the gateway: 10.98.n.2.
+    pub fn host_v4(&self) -> Ipv4Addr {
+        self.lan_v4(2)
+    }
+
+    /// IPv6 address of the host behind the gateway: `fd98:n::2`.
+    pub fn host_v6(&self) -> Ipv6Addr {
+        self.lan_v6(2)
+    }
+
+    /// Directory for configuration, keys and logs; goes with the lab.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// The gateway's own bpffs, mounted.
+    pub fn bpffs(&self) -> &Path {
+        &self.bpffs
+    }
+
+    /// Writes `<directory>/<tunnel>.toml` and returns its path.
+    pub fn write_config(&self, config: &TunnelConfig) -> Result<PathBuf> {
+        let path = self.directory.join(format!("{}.toml", config.name));
+        fs::write(&path, config.to_toml()?).with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(path)
+    }
+
+    /// Runs `mpvpn --bpffs <the gateway's> <arguments>` on the gateway, to its end.
+    ///
+    /// # Errors
+    /// It cannot be started or hangs. A failure exit is no error: see [`Output::success`].
+    pub fn mpvpn<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Result<Output> {
+        process::output(self.mpvpn_command(arguments)?, COMMAND_PATIENCE)
+    }
+
+    /// Starts `mpvpn up <config>` and waits until it says [`READY`].
+    ///
+    /// # Errors
+    /// It ends, or is not ready within [`READY_PATIENCE`]; the error has its log.
+    pub fn daemon(&self, config: &Path) -> Result<Daemon> {
+        let number = self.daemons.fetch_add(1, Ordering::Relaxed);
+        let log = self.directory.join(format!("mpvpn-{number}.log"));
+        let file = File::create(&log).with_context(|| format!("cannot make {}", log.display()))?;
+        let command = self.mpvpn_command(&[OsStr::new("up"), config.as_os_str()])?;
+        let mut daemon = Daemon { process: Process::spawn_logged(command, &file)?, log, ready_after: Duration::ZERO };
+        daemon.wait_until_ready().with_context(|| format!("mpvpn up on gateway {}", self.name))?;
+        Ok(daemon)
+    }
+
+    /// Writes the configuration and starts the daemon with it.
+    pub fn up(&self, config: &TunnelConfig) -> Result<Daemon> {
+        self.daemon(&self.write_config(config)?)
+    }
+
+    /// `mpvpn --bpffs <the gateway's> <arguments>`, not yet started.
+    pub fn mpvpn_command<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Result<Command> {
+        let mut command = self.namespace.command(mpvpn_binary()?);
+        command.arg("--bpffs").arg(&self.bpffs).args(arguments);
+        Ok(command)
+    }
+
+    pub(crate) fn next_uplink(&self) -> String {
+        format!("up{}", self.uplinks.fetch_add(1, Ordering::Relaxed))
+    }
+
+    fn lan_v4(&self, last: u8) -> Ipv4Addr {
+        Ipv4Addr::new(10, 98, self.number, last)
+    }
+
+    fn lan_v6(&self, last: u8) -> Ipv6Addr {
+        Ipv6Addr::new(0xfd98, self.number.into(), 0, 0, 0, 0, 0, last.into())
+    }
+}
+
+/// A running `mpvpn up`; killed with `SIGKILL` when dropped, which leaves its data plane until the lab goes.
+#[derive(Debug)]
+pub struct Daemon {
+    process: Process,
+    log: PathBuf,
+    ready_after: Duration,
+}
+
+impl Daemon {
+    /// Process id.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// How long it took from start to [`READY`].
+    pub fn ready_after(&self) -> Duration {
+        self.ready_after
+    }
+
+    /// Everything the daemon has written so far.
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Has not ended.
+    pub fn is_running(&mut self) -> bool {
+        self.process.is_running()
+    }
+
+    /// `kill -9`: the daemon dies without a word.
+    pub fn kill(&mut self) -> Result<ExitStatus> {
+        self.end(Signal::SIGKILL)
+    }
+
+    /// `SIGTERM`: the daemon ends and leaves the data plane forwarding.
+    pub fn terminate(&mut self) -> Result<ExitStatus> {
+        self.end(Signal::SIGTERM)
+    }
+
+    /// `SIGINT`, as Ctrl-C: the daemon removes everything and ends.
+    pub fn interrupt(&mut self) -> Result<ExitStatus> {
+        self.end(Signal::SIGINT)
+    }
+
+    /// Waits until the daemon has ended.
+    pub fn wait(&mut self, timeout: Duration) -> Result<ExitStatus> {
+        self.process.wait(timeout)
+    }
+
+    fn end(&mut self, signal: Signal) -> Result<ExitStatus> {
+        self.process.signal(signal)?;
+        self.process.wait(COMMAND_PATIENCE)
+    }
+
+    fn wait_until_ready(&mut self) -> Result<()> {
+        let start = Instant::now();
+        loop {
+            let is_running = self.process.is_running();
+            if self.log().split(|letter: char| !letter.is_alphanumeric()).any(|word| word == READY) {
+                self.ready_after = start.elapsed();
+                return Ok(());
+            }
+            if !is_running {
+                bail!("it ended before it was ready; its log:\n{}", self.log());
+            }
+            if start.elapsed() > READY_PATIENCE {
+                bail!("not ready after {READY_PATIENCE:?}; its log:\n{}", self.log());
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+/// The `mpvpn` under test: `MPVPN_BIN`, else the one in this program's target directory, built with the same profile or another.
+///
+/// # Errors
+/// There is none.
+pub fn mpvpn_binary() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("MPVPN_BIN") {
+        return Ok(PathBuf::from(path));
+    }
+    let program = std::env::current_exe().context("cannot tell where this program is")?;
+    // target/<profile>/<program> or target/<profile>/deps/<test>
+    let profiles = program.ancestors().skip(1).take(2);
+    let others = program.ancestors().skip(2).take(2).flat_map(|target| [target.join("release"), target.join("debug")]);
+    profiles
+        .map(Path::to_owned)
+        .chain(others)
+        .map(|directory| directory.join("mpvpn"))
+        .find(|binary| binary.is_file())
+        .with_context(|| {
+            format!("no mpvpn near {}: build it (`cargo xtask build`) or name one in MPVPN_BIN", program.display())
+        })
+}
