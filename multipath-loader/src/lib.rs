@@ -1,6 +1,14 @@
 //! The daemon and command `mpvpn`: configuration, netlink, maps, control.
+//!
+//! Imports point one way: `commands` and `daemon` use everything; `control` and `protocol` are sans-IO and use nothing
+//! but `multipath-common` and `config`; only `dataplane` touches aya, only `underlay` touches netlink.
 
 pub mod cli;
 pub mod commands;
 pub mod config;
+pub mod control;
+pub mod daemon;
+pub mod dataplane;
+pub mod observe;
+pub mod protocol;
 pub mod underlay;

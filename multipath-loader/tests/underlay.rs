@@ -13,7 +13,8 @@ use std::{
 use futures::StreamExt;
 use ipnet::IpNet;
 use multipath_loader::underlay::{
-    Change, Changes, LinkLayer, Offloads, Route, TunnelDevice, Underlay, UnderlayError, driver, features, set_offloads,
+    Change, Changes, LinkLayer, Offloads, Route, TunnelDevice, Underlay, UnderlayError, driver, features, native_xdp,
+    set_offloads,
 };
 use nix::{
     sched::{CloneFlags, unshare},
@@ -306,6 +307,21 @@ fn tunnel_routes_are_exactly_what_is_wanted() {
         ip("route add 10.96.0.0/24 via 192.0.2.1 dev dsl");
         let taken = underlay.set_routes(&device, &nets(&["10.96.0.0/24"])).await;
         assert!(matches!(taken, Err(UnderlayError::RouteTaken { .. })), "{taken:?}");
+    });
+}
+
+#[test]
+fn native_xdp_is_what_the_driver_says() {
+    in_namespace(|| async {
+        let underlay = Underlay::open().unwrap();
+        let veth = ethernet(&underlay, "u0", &[]).await;
+        ip("tuntap add l3 mode tun");
+        let tun = underlay.link("l3").await.unwrap().unwrap().index;
+        for (index, native) in [(veth, true), (tun, false)] {
+            // None is what a kernel before 6.3 says.
+            assert!(native_xdp(index).unwrap().is_none_or(|says| says == native), "{index}");
+        }
+        assert!(native_xdp(9999).is_err());
     });
 }
 

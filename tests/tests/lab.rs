@@ -25,8 +25,9 @@ fn alone() -> MutexGuard<'static, ()> {
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// One link, IPv4 only: multicast listener reports of IPv6 would be counted among the packets of a measurement.
 fn topology(shape: Shape) -> Result<Topology> {
-    Topology::new(&[LinkSpec::PERFECT.shaped(shape)])
+    Topology::new(&[LinkSpec::PERFECT.shaped(shape).family(Family::V4)])
 }
 
 fn far(topology: &Topology) -> Result<std::net::Ipv4Addr> {
@@ -226,7 +227,7 @@ fn raw_ip_and_single_family_links_carry_what_they_should() -> Result<()> {
             let report = Ping::to(address).run(a)?;
             let expected = if connection.spec.shapes.is_some() { 6.0 } else { 0.0 };
             assert_eq!(report.received, report.sent, "{address}");
-            assert_near(&format!("round trip to {address}, ms"), report.median_ms(), expected, 0.6);
+            assert_near(&format!("round trip to {address}, ms"), report.median_ms(), expected, 1.0);
         }
     }
     let addresses = a.output(&["ip", "-br", "addr", "show", "dev", "up1"], Duration::from_secs(5))?.stdout;

@@ -65,13 +65,14 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
         execute(tests.args(filter))
     });
     if !options.fast {
-        let before = leftovers::present();
+        let mpvpn = workspace.mpvpn(Profile::Debug);
+        let before = leftovers::present(&mpvpn);
         report.check("lab tests", || {
             let mut tests = lab(workspace, Profile::Debug);
             execute(tests.arg("--").arg("--test-threads=1").args(filter))
         });
         report.check("nothing left behind", || {
-            let left: Vec<String> = leftovers::present().difference(&before).cloned().collect();
+            let left: Vec<String> = leftovers::present(&mpvpn).difference(&before).cloned().collect();
             if left.is_empty() { Ok(()) } else { bail!("the lab tests left behind:\n{}", left.join("\n")) }
         });
     }

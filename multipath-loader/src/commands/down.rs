@@ -1,12 +1,16 @@
-//! `mpvpn down`.
+//! `mpvpn down`: takes a tunnel down.
 
-use crate::cli::{Down, Global};
+use anyhow::{Result, bail};
+
+use crate::{
+    cli::{Down, Global},
+    daemon,
+};
 
 /// Runs `mpvpn down`.
-///
-/// # Errors
-/// Always: it is not built yet.
-#[expect(clippy::unused_async, reason = "the command will wait for the kernel")]
-pub async fn down(_args: &Down, _global: &Global) -> anyhow::Result<()> {
-    anyhow::bail!("mpvpn down is not built yet")
+pub async fn down(args: &Down, global: &Global) -> Result<()> {
+    if !daemon::take_down(&global.bpffs, &args.name).await? {
+        bail!("there is no tunnel {}: `mpvpn status` lists those that are up", args.name);
+    }
+    Ok(())
 }

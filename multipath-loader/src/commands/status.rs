@@ -1,12 +1,106 @@
-//! `mpvpn status`.
+//! `mpvpn status`: what the tunnels do.
 
-use crate::cli::{Global, Status};
+use std::io::{self, Write};
+
+use anyhow::Result;
+use comfy_table::{CellAlignment, Table, presets::NOTHING};
+
+use crate::{
+    cli::{Global, Status},
+    dataplane::{Pins, tunnels},
+    observe::{DropStatus, TrafficStatus, TunnelStatus, collect},
+};
 
 /// Runs `mpvpn status`.
-///
-/// # Errors
-/// Always: it is not built yet.
-#[expect(clippy::unused_async, reason = "the command will wait for the kernel")]
-pub async fn status(_args: &Status, _global: &Global) -> anyhow::Result<()> {
-    anyhow::bail!("mpvpn status is not built yet")
+#[expect(clippy::unused_async, reason = "commands share one signature")]
+pub async fn status(args: &Status, global: &Global) -> Result<()> {
+    let names = args.name.clone().map_or_else(|| tunnels(&global.bpffs), |name| vec![name]);
+    let found: Vec<TunnelStatus> =
+        names.iter().map(|name| collect(&Pins::new(&global.bpffs, name))).collect::<Result<_>>()?;
+    let mut out = io::stdout().lock();
+    if args.json {
+        serde_json::to_writer(&mut out, &serde_json::json!({ "tunnels": found }))?;
+        writeln!(out)?;
+        return Ok(());
+    }
+    if found.is_empty() {
+        writeln!(out, "no tunnel is up")?;
+    }
+    for tunnel in &found {
+        print(&mut out, tunnel)?;
+    }
+    Ok(())
+}
+
+fn print(out: &mut impl Write, tunnel: &TunnelStatus) -> Result<()> {
+    writeln!(out, "tunnel: {}", tunnel.name)?;
+    writeln!(out, "  daemon: {}", if tunnel.daemon { "running" } else { "not running (the kernel forwards on)" })?;
+    writeln!(out, "  listening port: {}", tunnel.listen_port)?;
+    writeln!(out, "  mtu: {}", tunnel.mtu)?;
+    writeln!(out, "  maps: {}", tunnel.maps)?;
+    for peer in &tunnel.peers {
+        writeln!(out, "\npeer: {}", peer.name)?;
+        writeln!(out, "  public key: {}", peer.public_key)?;
+        writeln!(out, "  cipher: {} (NOT ENCRYPTED)", peer.cipher)?;
+        writeln!(out, "{}", path_table(&peer.paths))?;
+    }
+    if !tunnel.drops.is_empty() {
+        writeln!(out, "\ndropped:\n{}", drop_table(&tunnel.drops))?;
+    }
+    Ok(())
+}
+
+/// The table of paths that `status` and `path list` print.
+pub(super) fn path_table(paths: &[crate::observe::PathStatus]) -> Table {
+    let mut table = Table::new();
+    table.load_style(NOTHING).set_header(["path", "key", "state", "weight", "share", "rate", "remote", "sent", "received"]);
+    for path in paths {
+        let weight = if path.operator_weight.is_some() { format!("{}*", path.weight) } else { path.weight.to_string() };
+        table.add_row([
+            path.name.clone(),
+            path.key.to_string(),
+            path.state.to_owned(),
+            weight,
+            format!("{:.0} %", path.share * 100.0),
+            path.rate_kbps.map_or_else(|| "-".to_owned(), |rate| format!("{} kbit/s", rate)),
+            path.remote.to_string(),
+            traffic(&path.egress),
+            traffic(&path.ingress),
+        ]);
+    }
+    for column in [1, 3, 4, 5] {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table
+}
+
+fn traffic(traffic: &TrafficStatus) -> String {
+    match traffic.last_seen_seconds {
+        Some(seconds) => format!("{} packets, {} ({seconds:.0} s ago)", traffic.packets, bytes(traffic.bytes)),
+        None => "nothing".to_owned(),
+    }
+}
+
+/// Bytes in the unit that leaves fewest digits.
+fn bytes(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let unit = (0..UNITS.len() - 1).find(|unit| bytes >> (10 * (unit + 1)) == 0).unwrap_or(UNITS.len() - 1);
+    if unit == 0 { format!("{bytes} B") } else { format!("{:.1} {}", bytes as f64 / f64::from(1 << (10 * unit.min(3))) / if unit > 3 { 1024.0 } else { 1.0 }, UNITS[unit]) }
+}
+
+fn drop_table(drops: &[DropStatus]) -> Table {
+    let mut table = Table::new();
+    table.load_style(NOTHING).set_header(["reason", "came by", "path", "packets", "bytes"]);
+    for drop in drops {
+        table.add_row([
+            drop.reason.to_owned(),
+            drop.interface.clone(),
+            drop.path.clone().unwrap_or_else(|| "-".to_owned()),
+            drop.packets.to_string(),
+            drop.bytes.to_string(),
+        ]);
+    }
+    table
 }

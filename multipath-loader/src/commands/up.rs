@@ -1,12 +1,27 @@
-//! `mpvpn up`.
+//! `mpvpn up`: runs a tunnel's daemon in the foreground.
 
-use crate::cli::{Global, Up};
+use std::io::{self, Write};
 
-/// Runs `mpvpn up`.
-///
-/// # Errors
-/// Always: it is not built yet.
-#[expect(clippy::unused_async, reason = "the command will wait for the kernel")]
-pub async fn up(_args: &Up, _global: &Global) -> anyhow::Result<()> {
-    anyhow::bail!("mpvpn up is not built yet")
+use anyhow::Result;
+
+use crate::{
+    cli::{Global, Up},
+    config::Config,
+    daemon,
+};
+
+/// Runs `mpvpn up`. Prints `ready` when packets can pass.
+pub async fn up(args: &Up, global: &Global) -> Result<()> {
+    let file = Config::path_for(&args.file);
+    let config = Config::load(&file)?;
+    if args.check {
+        writeln!(io::stdout(), "{}: ok", file.display())?;
+        return Ok(());
+    }
+    let name = config.tunnel.name.clone();
+    daemon::run(config, &global.bpffs, || {
+        // Nobody may be reading: the tunnel runs all the same.
+        let _ = writeln!(io::stdout(), "{name} ready");
+    })
+    .await
 }

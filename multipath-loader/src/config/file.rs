@@ -13,7 +13,7 @@ use toml::de::DeTable;
 use zeroize::Zeroizing;
 
 use super::{
-    Cipher, Config, DEFAULT_PORT, Diagnostic, Endpoint, MTU_MAX, MTU_MIN, PATHS_MAX, Peer, PublicKey, Routes,
+    Cipher, Config, DEFAULT_PORT, Diagnostic, Endpoint, MAX_PATHS, MTU_MAX, MTU_MIN, Peer, PublicKey, Routes,
     SecretKey, Tunnel, Uplink, WEIGHT_MAX, WEIGHT_MIN, Xdp, check_interface_name, check_name, check_tunnel_name,
     diagnostic::Report,
     prefix,
@@ -173,7 +173,15 @@ fn decode_secret(section: &mut Section, path: &Path, report: &mut Report) -> Opt
                 report.add(&value.span, Some(&value.key), error.to_string(), A_KEY);
             };
             match value.as_text().map(str::parse) {
-                Some(Ok(key)) => return Some(key),
+                Some(Ok(key)) => {
+                    if fs::metadata(path).is_ok_and(|metadata| is_shared(&metadata)) {
+                        tracing::warn!(
+                            "others can read the private key in {name}: chmod 600 {name}",
+                            name = path.display()
+                        );
+                    }
+                    return Some(key);
+                }
                 Some(Err(error)) => hidden(&super::KeyError::to_string(&error), report),
                 None => hidden(&"no text", report),
             }
@@ -202,7 +210,7 @@ fn read_secret(file: &Path) -> Result<Zeroizing<String>, String> {
     if !metadata.is_file() {
         return Err(format!("{} is not a regular file", file.display()));
     }
-    if metadata.mode() & 0o077 != 0 {
+    if is_shared(&metadata) {
         return Err(format!(
             "{name} can be read by others than its owner (mode {mode:03o}): chmod 600 {name}",
             name = file.display(),
@@ -213,6 +221,11 @@ fn read_secret(file: &Path) -> Result<Zeroizing<String>, String> {
     // A key has 44 characters; a file that is much longer is something else.
     opened.take(1024).read_to_string(&mut text).map_err(explain)?;
     Ok(text)
+}
+
+/// Whether others than the owner may read or write it.
+fn is_shared(metadata: &fs::Metadata) -> bool {
+    metadata.mode() & 0o077 != 0
 }
 
 fn decode_name(section: &mut Section, names: &mut Unique<String>, report: &mut Report) -> Option<String> {
@@ -302,9 +315,9 @@ fn decode_endpoints(section: &mut Section, uplinks: &[String], report: &mut Repo
     if endpoints.is_empty() {
         paths = uplinks.len();
     }
-    if paths > PATHS_MAX {
+    if paths > MAX_PATHS {
         let expected = format!(
-            "at most {PATHS_MAX} paths to one peer; its endpoints and the uplinks that each may use make {paths}: \
+            "at most {MAX_PATHS} paths to one peer; its endpoints and the uplinks that each may use make {paths}: \
              name fewer uplinks, {AN_ENDPOINT}"
         );
         match values {

@@ -19,6 +19,7 @@ use std::{
 };
 
 use ipnet::IpNet;
+use multipath_common::{maps::MAX_PATHS, wire::DEFAULT_PORT};
 use serde::Serialize;
 use zeroize::Zeroizing;
 
@@ -31,8 +32,6 @@ pub use self::{
 
 /// Where [`Config::path_for`] looks for the file of a tunnel that is given by name.
 pub const DIRECTORY: &str = "/etc/mpvpn";
-/// UDP port on which a tunnel listens unless the file says otherwise.
-pub const DEFAULT_PORT: u16 = 5182;
 /// Smallest weight of an uplink; a weight has no unit.
 pub const WEIGHT_MIN: u32 = 1;
 /// Largest weight of an uplink.
@@ -41,8 +40,6 @@ pub const WEIGHT_MAX: u32 = 1_000_000;
 pub const MTU_MIN: u32 = 1280;
 /// Largest MTU of the tunnel device, bytes.
 pub const MTU_MAX: u32 = 9000;
-/// Most paths that one peer may have.
-pub const PATHS_MAX: usize = 16;
 
 /// Everything that the file of one tunnel says. At least one uplink and one peer.
 #[derive(Debug, Clone)]
@@ -186,7 +183,7 @@ impl Config {
         }
     }
 
-    /// The combinations of uplink and endpoint that paths to `peer` may be made of, at most [`PATHS_MAX`], in the
+    /// The combinations of uplink and endpoint that paths to `peer` may be made of, at most [`MAX_PATHS`], in the
     /// order of endpoints and then uplinks. A peer without endpoints has one for every uplink, still to be learned.
     pub fn candidates(&self, peer: &Peer) -> Vec<Candidate> {
         let candidate = |uplink: usize, endpoint, nth: usize| Candidate {

@@ -8,6 +8,7 @@ mod ethtool;
 mod link;
 mod route;
 mod tunnel;
+mod xdp;
 
 use std::{io, net::IpAddr};
 
@@ -21,6 +22,7 @@ pub use self::{
     link::{Link, LinkLayer},
     route::Route,
     tunnel::{TunnelDevice, TunnelLink},
+    xdp::native_xdp,
 };
 
 /// A connection to the kernel's routing socket. Cheap to clone; all clones share one socket.

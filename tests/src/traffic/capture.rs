@@ -26,8 +26,8 @@ pub struct Captured {
 
 /// A capture that runs until it is stopped or dropped.
 ///
-/// It sees what comes in after XDP and before TC ingress programs, and what leaves after TC egress programs: what an XDP program
-/// takes away or a TC program redirects on ingress is seen or not accordingly.
+/// What comes in is seen after XDP and before TC: a packet that an XDP program takes is not seen, one that a TC program takes is.
+/// What leaves is seen after TC, as it leaves.
 #[derive(Debug)]
 pub struct Capture {
     stop: Arc<AtomicBool>,

@@ -1,0 +1,194 @@
+//! Attaches the programs: to `mp0-port` and to every uplink. Links are pinned, so that they outlive the daemon, and a
+//! new daemon puts its programs into them in one step.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result};
+use aya::programs::{
+    LinkOrder, SchedClassifier, TcAttachType, Xdp, XdpMode,
+    links::{FdLink, PinnedLink},
+    tc::{SchedClassifierLink, TcAttachOptions},
+    xdp::XdpLink,
+};
+use tracing::{debug, info};
+
+use super::load::{EGRESS, INGRESS_TC, INGRESS_TC_RAW, LoadedPrograms};
+use crate::{
+    config,
+    underlay::{Link, LinkLayer},
+};
+
+/// What an uplink's packets come in by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hook {
+    /// XDP in the driver, and TC for what XDP leaves.
+    XdpNative,
+    /// XDP in the kernel's stack, and TC for what XDP leaves.
+    XdpGeneric,
+    /// TC alone.
+    Tc,
+}
+
+impl Hook {
+    /// How status and log call it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::XdpNative => "xdp native",
+            Self::XdpGeneric => "xdp generic",
+            Self::Tc => "tc",
+        }
+    }
+}
+
+/// Where an uplink's programs are attached.
+#[derive(Clone, Copy, Debug)]
+pub struct Attached {
+    /// Interface index.
+    pub ifindex: u32,
+    /// The hooks.
+    pub hook: Hook,
+}
+
+/// All that is attached.
+pub struct Attachments {
+    links: PathBuf,
+    uplinks: BTreeMap<String, Attached>,
+}
+
+impl Attachments {
+    /// Nothing is attached yet; links are pinned in `links`.
+    pub fn new(links: PathBuf) -> Self {
+        Self { links, uplinks: BTreeMap::new() }
+    }
+
+    /// What is attached to the uplink of this name.
+    pub fn uplink(&self, name: &str) -> Option<Attached> {
+        self.uplinks.get(name).copied()
+    }
+
+    /// Attaches the egress program to `mp0-port`, or replaces the one that is there.
+    pub fn attach_egress(&self, programs: &mut LoadedPrograms, port: &Link) -> Result<()> {
+        let pin = self.links.join(format!("egress-{}", port.index));
+        attach_tc(programs.classifier(EGRESS)?, &port.name, &pin)
+    }
+
+    /// Attaches the ingress programs to an uplink, or replaces those that are there.
+    pub fn attach_uplink(&mut self, programs: &mut LoadedPrograms, uplink: &config::Uplink, link: &Link) -> Result<()> {
+        let program = if link.layer == LinkLayer::Ethernet { INGRESS_TC } else { INGRESS_TC_RAW };
+        let pin = self.links.join(format!("{}-tc-{}", uplink.name, link.index));
+        attach_tc(programs.classifier(program)?, &link.name, &pin)?;
+        let pin = self.links.join(format!("{}-xdp-{}", uplink.name, link.index));
+        let hook = if link.layer == LinkLayer::Ethernet {
+            attach_xdp(programs.xdp()?, uplink, link, &pin)?
+        } else {
+            Hook::Tc
+        };
+        info!("uplink {}: {} by {}", uplink.name, link.name, hook.name());
+        self.uplinks.insert(uplink.name.clone(), Attached { ifindex: link.index, hook });
+        Ok(())
+    }
+
+    /// Forgets an uplink whose interface is gone; the kernel has detached the programs with it.
+    pub fn forget_uplink(&mut self, name: &str) {
+        self.uplinks.remove(name);
+    }
+
+    /// Removes the pins of links that nothing of the current configuration is attached by: uplinks that are no longer
+    /// configured, interfaces that are gone.
+    pub fn remove_stale(&self, port: &Link) -> Result<()> {
+        let mut current = vec![format!("egress-{}", port.index)];
+        for (name, attached) in &self.uplinks {
+            current.push(format!("{name}-tc-{}", attached.ifindex));
+            if attached.hook != Hook::Tc {
+                current.push(format!("{name}-xdp-{}", attached.ifindex));
+            }
+        }
+        for entry in fs::read_dir(&self.links).context("can't read the directory of links")? {
+            let entry = entry.context("can't read the directory of links")?;
+            if !current.iter().any(|name| entry.file_name().to_str() == Some(name)) {
+                debug!("unpinning {}", entry.path().display());
+                remove_pin(&entry.path())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The link that is pinned there, if it is still attached to a device.
+fn pinned(pin: &Path) -> Result<Option<FdLink>> {
+    match PinnedLink::from_pin(pin) {
+        Ok(link) => Ok(Some(link.into())),
+        Err(_) if !pin.exists() => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("can't open the link {}", pin.display())),
+    }
+}
+
+fn remove_pin(pin: &Path) -> Result<()> {
+    match fs::remove_file(pin) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("can't remove {}", pin.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn attach_tc(program: &mut SchedClassifier, interface: &str, pin: &Path) -> Result<()> {
+    if let Some(link) = pinned(pin)? {
+        let link = SchedClassifierLink::try_from(link).context("the pinned link is not for TC")?;
+        if let Ok(id) = program.attach_to_link(link) {
+            // The pin holds it; this handle may go.
+            drop(program.take_link(id)?);
+            return Ok(());
+        }
+        // The interface went and came back under the same index: the old link leads nowhere.
+        remove_pin(pin)?;
+    }
+    let options = TcAttachOptions::TcxOrder(LinkOrder::default());
+    let id = program
+        .attach_with_options(interface, TcAttachType::Ingress, options)
+        .with_context(|| format!("can't attach a program to the ingress of {interface} (TCX, kernel 6.6 or later)"))?;
+    let link: FdLink = program.take_link(id)?.try_into().context("the kernel gave no link to pin")?;
+    link.pin(pin).with_context(|| format!("can't pin {}", pin.display()))?;
+    Ok(())
+}
+
+/// Attaches XDP as the configuration asks; with `auto` in the driver if it can, and not at all otherwise: generic XDP
+/// copies packets that TC takes as they are.
+fn attach_xdp(program: &mut Xdp, uplink: &config::Uplink, link: &Link, pin: &Path) -> Result<Hook> {
+    let (mode, hook) = match uplink.xdp {
+        config::Xdp::Auto | config::Xdp::Native => (XdpMode::Driver, Hook::XdpNative),
+        config::Xdp::Generic => (XdpMode::Skb, Hook::XdpGeneric),
+        config::Xdp::Off => {
+            remove_pin(pin)?;
+            return Ok(Hook::Tc);
+        }
+    };
+    if let Some(pinned) = pinned(pin)? {
+        let pinned = XdpLink::try_from(pinned).context("the pinned link is not for XDP")?;
+        if let Ok(id) = program.attach_to_link(pinned) {
+            drop(program.take_link(id)?);
+            return Ok(hook);
+        }
+        remove_pin(pin)?;
+    }
+    let attached = program.attach_to_if_index(link.index, mode).map_err(anyhow::Error::from).and_then(|id| {
+        // aya falls back to netlink silently; such a link cannot be pinned, and is detached when it is dropped.
+        let link: FdLink = program.take_link(id)?.try_into().context("the kernel gave no link to pin")?;
+        link.pin(pin).with_context(|| format!("can't pin {}", pin.display()))?;
+        Ok(())
+    });
+    match (attached, uplink.xdp) {
+        (Ok(()), _) => Ok(hook),
+        (Err(error), config::Xdp::Auto) => {
+            debug!("no native XDP on {}: {error:#}", link.name);
+            Ok(Hook::Tc)
+        }
+        (Err(error), _) => Err(error).with_context(|| {
+            format!("can't attach XDP to {}: write xdp = \"auto\" or \"off\" for uplink {}", link.name, uplink.name)
+        }),
+    }
+}

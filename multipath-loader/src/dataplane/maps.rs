@@ -1,0 +1,418 @@
+//! Typed access to the pinned maps. Which of them a process may write is said in `multipath_common::maps`.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv6Addr},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result};
+use aya::{
+    Pod,
+    maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, PerCpuValues, RingBuf, lpm_trie::Key},
+};
+use bytemuck::Zeroable;
+use ipnet::IpNet;
+use multipath_common::{
+    drops::DropReason,
+    maps::{
+        Address, DropKey, DropStats, GENERATION_AUTOMATIC, GENERATION_OPERATOR, MAX_PATHS, NAME_LEN, Origin,
+        OriginKey, PATH_UNUSED, Path as PathEntry, PathSettings, PathStats, Peer, Session, Traffic, Tunnel, path_slot,
+    },
+};
+use tokio::io::unix::AsyncFd;
+
+/// A peer and its number.
+#[derive(Clone, Copy, Debug)]
+pub struct PeerRecord {
+    /// Number of the peer.
+    pub number: u32,
+    /// What stands in the map.
+    pub peer: Peer,
+}
+
+/// A path with everything that is known of it.
+#[derive(Clone, Copy, Debug)]
+pub struct PathRecord {
+    /// Number of the peer.
+    pub peer: u32,
+    /// Path id.
+    pub id: u8,
+    /// What stands in `paths`.
+    pub path: PathEntry,
+    /// The daemon's settings.
+    pub automatic: PathSettings,
+    /// The operator's settings; 0 means automatic.
+    pub operator: PathSettings,
+    /// Sums over all CPUs.
+    pub stats: PathStats,
+}
+
+impl PathRecord {
+    /// Key of the path in the maps.
+    pub const fn slot(&self) -> u32 {
+        path_slot(self.peer, self.id)
+    }
+
+    /// The weight in force.
+    pub const fn weight(&self) -> u32 {
+        if self.operator.weight != 0 { self.operator.weight } else { self.automatic.weight }
+    }
+
+    /// The rate in force, kbit/s; 0 when it is not known.
+    pub const fn rate_kbps(&self) -> u32 {
+        if self.operator.rate_kbps != 0 { self.operator.rate_kbps } else { self.automatic.rate_kbps }
+    }
+}
+
+/// Packets dropped for one reason, summed over all CPUs.
+#[derive(Clone, Copy, Debug)]
+pub struct DropCount {
+    /// Why.
+    pub reason: DropReason,
+    /// Interface index that they came in by.
+    pub ifindex: u32,
+    /// Peer number and path id, when the path was known.
+    pub path: Option<(u32, u8)>,
+    /// Packets.
+    pub packets: u64,
+    /// Bytes of frames.
+    pub bytes: u64,
+}
+
+/// The maps of one tunnel.
+pub struct Maps {
+    directory: PathBuf,
+    tunnel: Array<MapData, Tunnel>,
+    generation: Array<MapData, u64>,
+    allowed_ips: LpmTrie<MapData, [u8; 16], u32>,
+    local_addresses: HashMap<MapData, Address, u32>,
+    peers: Array<MapData, Peer>,
+    sessions: HashMap<MapData, u32, Session>,
+    paths: Array<MapData, PathEntry>,
+    path_automatic: Array<MapData, PathSettings>,
+    path_operator: Array<MapData, PathSettings>,
+    arrival_paths: Array<MapData, u32>,
+    path_stats: PerCpuArray<MapData, PathStats>,
+    drops: PerCpuHashMap<MapData, DropKey, DropStats>,
+    origins: HashMap<MapData, OriginKey, Origin>,
+}
+
+fn open(directory: &Path, name: &str) -> Result<MapData> {
+    let pin = directory.join(name);
+    MapData::from_pin(&pin).with_context(|| format!("can't open the map {}", pin.display()))
+}
+
+macro_rules! typed {
+    ($directory:expr, $name:literal, $kind:ident) => {
+        Map::$kind(open($directory, $name)?)
+            .try_into()
+            .with_context(|| format!("the map {} is of another layout", $directory.join($name).display()))?
+    };
+}
+
+impl Maps {
+    /// Opens the maps that are pinned in a directory.
+    pub fn open(directory: &Path) -> Result<Self> {
+        Ok(Self {
+            directory: directory.to_owned(),
+            tunnel: typed!(directory, "tunnel", Array),
+            generation: typed!(directory, "generation", Array),
+            allowed_ips: typed!(directory, "allowed_ips", LpmTrie),
+            local_addresses: typed!(directory, "local_addresses", HashMap),
+            peers: typed!(directory, "peers", Array),
+            sessions: typed!(directory, "sessions", HashMap),
+            paths: typed!(directory, "paths", Array),
+            path_automatic: typed!(directory, "path_automatic", Array),
+            path_operator: typed!(directory, "path_operator", Array),
+            arrival_paths: typed!(directory, "arrival_paths", Array),
+            path_stats: typed!(directory, "path_stats", PerCpuArray),
+            drops: typed!(directory, "drops", PerCpuHashMap),
+            origins: typed!(directory, "origins", HashMap),
+        })
+    }
+
+    /// Where the maps are pinned.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// How many peers and prefixes fit.
+    pub fn peer_capacity(&self) -> u32 {
+        self.peers.len()
+    }
+
+    /// The tunnel.
+    pub fn tunnel(&self) -> Result<Tunnel> {
+        self.tunnel.get(&0, 0).context("can't read the map tunnel")
+    }
+
+    /// Writes the tunnel.
+    pub fn set_tunnel(&mut self, tunnel: Tunnel) -> Result<()> {
+        self.tunnel.set(0, tunnel, 0).context("can't write the map tunnel")
+    }
+
+    /// Makes the programs choose anew for every flow, after the daemon changed something that choices depend on.
+    pub fn advance_automatic(&mut self) -> Result<()> {
+        self.advance(GENERATION_AUTOMATIC)
+    }
+
+    /// The same, after the command line changed something.
+    pub fn advance_operator(&mut self) -> Result<()> {
+        self.advance(GENERATION_OPERATOR)
+    }
+
+    fn advance(&mut self, writer: u32) -> Result<()> {
+        let generation = self.generation.get(&writer, 0).context("can't read the map generation")?;
+        self.generation.set(writer, generation + 1, 0).context("can't write the map generation")
+    }
+
+    /// Makes the prefixes of the peers exactly these. Prefixes that stay are never missing in between.
+    pub fn set_allowed_ips(&mut self, wanted: &[(IpNet, u32)]) -> Result<()> {
+        let wanted: BTreeMap<(u32, [u8; 16]), u32> =
+            wanted.iter().map(|(prefix, peer)| (trie_key(*prefix), *peer)).collect();
+        for (&(len, data), peer) in &wanted {
+            self.allowed_ips.insert(&Key::new(len, data), peer, 0).context("can't write the map allowed_ips")?;
+        }
+        let present: Vec<Key<[u8; 16]>> = self.allowed_ips.keys().collect::<Result<_, _>>()?;
+        for key in present {
+            if !wanted.contains_key(&(key.prefix_len(), key.data())) {
+                self.allowed_ips.remove(&key).context("can't write the map allowed_ips")?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the gateway's own addresses exactly these.
+    pub fn set_local_addresses(&mut self, wanted: &[IpAddr]) -> Result<()> {
+        let wanted: Vec<[u8; 16]> = wanted.iter().copied().map(address_bytes).collect();
+        replace_keys(&mut self.local_addresses, &wanted, |address| Address { address }, |key| key.address)
+            .context("can't write the map local_addresses")
+    }
+
+    /// All peers.
+    pub fn peers(&self) -> Result<Vec<PeerRecord>> {
+        let mut peers = Vec::new();
+        for number in 0..self.peers.len() {
+            let peer = self.peers.get(&number, 0).context("can't read the map peers")?;
+            if peer.session != 0 {
+                peers.push(PeerRecord { number, peer });
+            }
+        }
+        Ok(peers)
+    }
+
+    /// Writes a peer; an entry without session is none.
+    pub fn set_peer(&mut self, number: u32, peer: Peer) -> Result<()> {
+        self.peers.set(number, peer, 0).context("can't write the map peers")
+    }
+
+    /// Inserts a session unless it is there; a session is never overwritten, because its counters go on.
+    pub fn add_session(&mut self, index: u32, session: &Session) -> Result<()> {
+        const NO_EXIST: u64 = 1;
+        match self.sessions.insert(index, session, NO_EXIST) {
+            Err(MapError::SyscallError(error)) if error.io_error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+            other => other.context("can't write the map sessions"),
+        }
+    }
+
+    /// Removes all sessions but these.
+    pub fn retain_sessions(&mut self, indices: &[u32]) -> Result<()> {
+        let present: Vec<u32> = self.sessions.keys().collect::<Result<_, _>>()?;
+        for index in present.iter().filter(|index| !indices.contains(index)) {
+            self.sessions.remove(index).context("can't write the map sessions")?;
+        }
+        Ok(())
+    }
+
+    /// A path's entry.
+    pub fn path(&self, peer: u32, id: u8) -> Result<PathEntry> {
+        self.paths.get(&path_slot(peer, id), 0).context("can't read the map paths")
+    }
+
+    /// Writes a path's entry: first out of use, then in full, so that no program uses half of it.
+    pub fn set_path(&mut self, peer: u32, id: u8, path: PathEntry) -> Result<()> {
+        let slot = path_slot(peer, id);
+        let mut write = |path| self.paths.set(slot, path, 0).context("can't write the map paths");
+        if path.state == multipath_common::maps::PATH_UP {
+            write(PathEntry { state: multipath_common::maps::PATH_DOWN, ..path })?;
+        }
+        write(path)
+    }
+
+    /// Writes the daemon's settings of a path.
+    pub fn set_automatic(&mut self, peer: u32, id: u8, settings: PathSettings) -> Result<()> {
+        self.path_automatic.set(path_slot(peer, id), settings, 0).context("can't write the map path_automatic")
+    }
+
+    /// Writes the operator's settings of a path.
+    pub fn set_operator(&mut self, peer: u32, id: u8, settings: PathSettings) -> Result<()> {
+        self.path_operator.set(path_slot(peer, id), settings, 0).context("can't write the map path_operator")
+    }
+
+    /// All paths of a peer.
+    pub fn paths_of(&self, peer: u32) -> Result<Vec<PathRecord>> {
+        let mut records = Vec::new();
+        for id in 0..MAX_PATHS as u8 {
+            let slot = path_slot(peer, id);
+            let path = self.path(peer, id)?;
+            if path.state == PATH_UNUSED {
+                continue;
+            }
+            records.push(PathRecord {
+                peer,
+                id,
+                path,
+                automatic: self.path_automatic.get(&slot, 0).context("can't read the map path_automatic")?,
+                operator: self.path_operator.get(&slot, 0).context("can't read the map path_operator")?,
+                stats: self.stats(slot)?,
+            });
+        }
+        Ok(records)
+    }
+
+    /// Sets the counters of a path to zero, while no program uses it: its id is given to another path.
+    pub fn reset_stats(&mut self, peer: u32, id: u8) -> Result<()> {
+        let cpus = aya::util::nr_cpus().map_err(|(file, error)| anyhow::anyhow!("can't read {file}: {error}"))?;
+        let values = PerCpuValues::try_from(vec![PathStats::zeroed(); cpus]).context("can't make per-CPU values")?;
+        self.path_stats.set(path_slot(peer, id), values, 0).context("can't write the map path_stats")
+    }
+
+    fn stats(&self, slot: u32) -> Result<PathStats> {
+        let values = self.path_stats.get(&slot, 0).context("can't read the map path_stats")?;
+        Ok(PathStats {
+            egress: sum(values.iter().map(|stats| stats.egress)),
+            ingress: sum(values.iter().map(|stats| stats.ingress)),
+        })
+    }
+
+    /// Our path for packets of a peer's path id; `None` when it is not known.
+    pub fn arrival_path(&self, peer: u32, peers_id: u8) -> Result<Option<u8>> {
+        let entry = self.arrival_paths.get(&path_slot(peer, peers_id), 0).context("can't read the map arrival_paths")?;
+        Ok(entry.checked_sub(1).map(|slot| (slot % MAX_PATHS as u32) as u8))
+    }
+
+    /// Says by which of our paths the packets of a peer's path id come.
+    pub fn set_arrival_path(&mut self, peer: u32, peers_id: u8, ours: Option<u8>) -> Result<()> {
+        let entry = ours.map_or(0, |id| path_slot(peer, id) + 1);
+        self.arrival_paths.set(path_slot(peer, peers_id), entry, 0).context("can't write the map arrival_paths")
+    }
+
+    /// What was dropped, summed over all CPUs, most packets first.
+    pub fn drops(&self) -> Result<Vec<DropCount>> {
+        let mut counts = Vec::new();
+        for item in self.drops.iter() {
+            let (key, values) = item.context("can't read the map drops")?;
+            let Some(reason) = DropReason::from_number(key.reason) else { continue };
+            counts.push(DropCount {
+                reason,
+                ifindex: key.ifindex,
+                path: key.path.checked_sub(1).map(|slot| (slot / MAX_PATHS as u32, (slot % MAX_PATHS as u32) as u8)),
+                packets: values.iter().map(|stats| stats.packets).sum(),
+                bytes: values.iter().map(|stats| stats.bytes).sum(),
+            });
+        }
+        counts.sort_by_key(|count| std::cmp::Reverse(count.packets));
+        Ok(counts)
+    }
+
+    /// Where the packets of a peer's path come from.
+    pub fn origin(&self, key: OriginKey) -> Option<Origin> {
+        self.origins.get(&key, 0).ok()
+    }
+
+    /// All of them.
+    pub fn origins(&self) -> Result<Vec<OriginKey>> {
+        self.origins.keys().collect::<Result<_, _>>().context("can't read the map origins")
+    }
+
+    /// The events about new origins.
+    pub fn origin_events(&self) -> Result<OriginEvents> {
+        let ring: RingBuf<MapData> = typed!(&self.directory, "origin_events", RingBuf);
+        // SAFETY: the ring buffer owns its descriptor, and does not change or close it before it is dropped.
+        let ring = unsafe { AsyncFd::register(ring) }.context("can't wait for origin_events")?;
+        Ok(OriginEvents { ring })
+    }
+}
+
+/// The ring buffer of events about new origins.
+pub struct OriginEvents {
+    ring: AsyncFd<RingBuf<MapData>>,
+}
+
+impl OriginEvents {
+    /// Waits for events and returns them.
+    pub async fn next(&mut self) -> Result<Vec<OriginKey>> {
+        loop {
+            let mut ready = self.ring.readable_mut().await.context("can't wait for origin_events")?;
+            let mut keys = Vec::new();
+            while let Some(item) = ready.get_inner_mut().next() {
+                if let Ok(key) = bytemuck::try_pod_read_unaligned::<OriginKey>(&item) {
+                    keys.push(key);
+                }
+            }
+            ready.clear_ready();
+            if !keys.is_empty() {
+                return Ok(keys);
+            }
+        }
+    }
+}
+
+fn sum(values: impl Iterator<Item = Traffic>) -> Traffic {
+    values.fold(Traffic { packets: 0, bytes: 0, last_seen_ns: 0 }, |sum, cpu| Traffic {
+        packets: sum.packets + cpu.packets,
+        bytes: sum.bytes + cpu.bytes,
+        last_seen_ns: sum.last_seen_ns.max(cpu.last_seen_ns),
+    })
+}
+
+/// Makes the keys of a hash map exactly these, with value 1.
+fn replace_keys<K: Pod>(
+    map: &mut HashMap<MapData, K, u32>,
+    wanted: &[[u8; 16]],
+    key: impl Fn([u8; 16]) -> K,
+    bytes: impl Fn(&K) -> [u8; 16],
+) -> Result<()> {
+    for address in wanted {
+        map.insert(key(*address), 1, 0)?;
+    }
+    let present: Vec<K> = map.keys().collect::<Result<_, _>>()?;
+    for entry in present.iter().filter(|entry| !wanted.contains(&bytes(entry))) {
+        map.remove(entry)?;
+    }
+    Ok(())
+}
+
+/// A prefix as the trie stores it: IPv4 prefixes lie in the IPv4-mapped range.
+fn trie_key(prefix: IpNet) -> (u32, [u8; 16]) {
+    let len = u32::from(prefix.prefix_len());
+    let offset = if prefix.addr().is_ipv4() { 96 } else { 0 };
+    (len + offset, address_bytes(prefix.network()))
+}
+
+/// An address as the maps store it.
+pub fn address_bytes(address: IpAddr) -> [u8; 16] {
+    match address {
+        IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
+        IpAddr::V6(address) => address.octets(),
+    }
+}
+
+/// An address of the maps.
+pub fn address_from(bytes: [u8; 16]) -> IpAddr {
+    Ipv6Addr::from(bytes).to_canonical()
+}
+
+/// A name as the maps store it: zero-padded.
+pub fn name_bytes(name: &str) -> [u8; NAME_LEN] {
+    let mut bytes = [0; NAME_LEN];
+    let len = name.len().min(NAME_LEN - 1);
+    bytes[..len].copy_from_slice(&name.as_bytes()[..len]);
+    bytes
+}
+
+/// A name of the maps.
+pub fn name_text(bytes: [u8; NAME_LEN]) -> String {
+    String::from_utf8_lossy(&bytes).trim_end_matches('\0').to_owned()
+}
