@@ -1,9 +1,11 @@
 //! What TC and XDP share on the way in: everything that is checked before a packet is touched.
 
 use aya_ebpf::{
+    EbpfContext,
     bindings::{BPF_ANY, bpf_spin_lock},
     helpers::{bpf_ktime_get_boot_ns, bpf_spin_lock as lock, bpf_spin_unlock as unlock},
 };
+use aya_log_ebpf::info;
 use multipath_common::{
     drops::DropReason,
     inner,
@@ -17,7 +19,7 @@ use multipath_common::{
 use crate::{
     drops::{Account, Exit, address_bytes},
     maps::{ARRIVAL_PATHS, ORIGIN_EVENTS, ORIGINS, PATH_STATS, PATHS_MAP, SESSIONS, TUNNEL},
-    packet::Packet,
+    packet::{ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Packet},
 };
 
 /// A data packet of a known session, checked and not yet touched.
@@ -30,8 +32,11 @@ pub struct Arrival {
     pub payload_len: u32,
     /// Number of the peer that sent it.
     pub peer: u32,
-    /// [`path_slot`] of our path that it came by.
+    /// [`path_slot`] of our path that it came by; while the daemon has not written it down, of the one with the same id
+    /// as the sender's.
     pub slot: u32,
+    /// Interface index of the uplink.
+    pub ifindex: u32,
     /// When it was looked at, nanoseconds of `CLOCK_BOOTTIME`.
     pub now: u64,
     /// What is counted when it is dropped.
@@ -55,6 +60,7 @@ impl Arrival {
             payload_len: 0,
             peer: 0,
             slot: 0,
+            ifindex: 0,
             now: 0,
             account: Account::new(),
         }
@@ -74,7 +80,7 @@ impl Arrival {
     ///
     /// Two copies that passed the check on two CPUs meet here: the lock orders them, and the second one is refused.
     #[inline(always)]
-    pub fn accept(&self) -> Result<(), Exit> {
+    pub fn accept(&self, ctx: &impl EbpfContext) -> Result<(), Exit> {
         let session = SESSIONS.get_ptr_mut(self.header.receiver).ok_or(DropReason::UnknownSession)?;
         // SAFETY: just looked up. The window is only touched under the lock, and nothing is called while it is held.
         let new = unsafe {
@@ -94,7 +100,26 @@ impl Arrival {
                 (*stats).ingress.last_seen_ns = self.now;
             }
         }
+        // Only now: a packet that nobody sealed must not tell the daemon where the peer is.
+        if !self.came_as_written() {
+            report_origin(ctx, self);
+        }
         Ok(())
+    }
+
+    /// Whether the packet came by the interface and between the addresses that are written down for its path.
+    #[inline(always)]
+    fn came_as_written(&self) -> bool {
+        let outer = &self.outer;
+        // Looked up again, because a flag would have the verifier follow every way through the window twice.
+        attributed(self.peer, self.header.path).is_some()
+            && PATHS_MAP.get(self.slot).is_some_and(|path| {
+                path.state != PATH_UNUSED
+                    && path.ifindex == self.ifindex
+                    && path.remote_port == outer.source_port
+                    && path.remote == address_bytes(outer.source)
+                    && path.local == address_bytes(outer.destination)
+            })
     }
 }
 
@@ -106,20 +131,27 @@ const MAX_PAYLOAD_LEN: u32 = 0x3fff;
 ///
 /// `available` is the length of the whole frame, of which the packet may hold only the start.
 #[inline(always)]
-pub fn inspect<const L2: usize>(packet: Packet, available: u32, ifindex: u32, arrival: &mut Arrival) -> Result<(), Exit> {
+pub fn inspect<const L2: usize>(
+    packet: Packet,
+    available: u32,
+    ifindex: u32,
+    arrival: &mut Arrival,
+) -> Result<(), Exit> {
     let tunnel = TUNNEL.get(0).ok_or(Exit::Pass)?;
     let [first] = packet.words::<1>(L2).ok_or(Exit::Pass)?;
     let available = available - L2 as u32;
     let port = tunnel.listen_port;
-    let words = match inner::version(first) {
-        4 => {
+    // Only an Ethernet header says what follows it: other protocols may begin with the same bytes.
+    let ethertype = if L2 == ETHERNET_LEN { packet.ethertype().ok_or(Exit::Pass)? } else { 0 };
+    let words = match (inner::version(first), ethertype) {
+        (4, 0 | ETHERTYPE_IPV4) => {
             let words = packet.words::<IPV4_UDP_WORDS>(L2).ok_or(Exit::Pass)?;
             arrival.account.destination = map_ipv4(words[4]);
             arrival.account.doubtful = 1;
             arrival.outer = outer::parse_ipv4(&words, available, port)?.ok_or(Exit::Pass)?;
             packet.words::<HEADER_WORDS>(L2 + IPV4_UDP_WORDS * 4)
         }
-        6 => {
+        (6, 0 | ETHERTYPE_IPV6) => {
             let words = packet.words::<IPV6_UDP_WORDS>(L2).ok_or(Exit::Pass)?;
             arrival.account.destination = [words[6], words[7], words[8], words[9]];
             arrival.account.doubtful = 1;
@@ -148,7 +180,9 @@ pub fn inspect<const L2: usize>(packet: Packet, available: u32, ifindex: u32, ar
         return Err(DropReason::Oversized.into());
     }
     check_session(arrival)?;
-    arrival.slot = attribute(arrival, ifindex);
+    arrival.ifindex = ifindex;
+    let path = arrival.header.path;
+    arrival.slot = attributed(arrival.peer, path).unwrap_or(path_slot(arrival.peer, path));
     arrival.account.path = arrival.slot + 1;
     Ok(())
 }
@@ -179,35 +213,16 @@ fn check_session(arrival: &mut Arrival) -> Result<(), Exit> {
     Ok(())
 }
 
-/// Our path that a packet came by. When the daemon does not know it yet, or the peer's address has changed, it is
-/// told; until it has written it down, the path with the same id as the sender's is counted.
+/// [`path_slot`] of our path by which the packets of a peer's path come, if the daemon has written it down.
 #[inline(always)]
-fn attribute(arrival: &Arrival, ifindex: u32) -> u32 {
-    let slot = path_slot(arrival.peer, arrival.header.path);
-    let known = match ARRIVAL_PATHS.get(slot) {
-        Some(&entry) if entry != 0 => entry - 1,
-        _ => {
-            report_origin(arrival, ifindex);
-            return slot;
-        }
-    };
-    if let Some(path) = PATHS_MAP.get(known) {
-        let outer = &arrival.outer;
-        let same = path.state != PATH_UNUSED
-            && path.ifindex == ifindex
-            && path.remote_port == outer.source_port
-            && path.remote == address_bytes(outer.source)
-            && path.local == address_bytes(outer.destination);
-        if !same {
-            report_origin(arrival, ifindex);
-        }
-    }
-    known
+fn attributed(peer: u32, path: u8) -> Option<u32> {
+    ARRIVAL_PATHS.get(path_slot(peer, path)).and_then(|entry| entry.checked_sub(1))
 }
 
 /// Tells the daemon where the packets of a peer's path come from, once for every change.
 #[inline(never)]
-fn report_origin(arrival: &Arrival, ifindex: u32) -> u32 {
+fn report_origin(ctx: &impl EbpfContext, arrival: &Arrival) -> u32 {
+    let ifindex = arrival.ifindex;
     let outer = &arrival.outer;
     let ipv4 = outer.headers_len as usize == IPV4_HEADER_LEN + 8;
     let key = OriginKey { peer: arrival.peer, path: u32::from(arrival.header.path) };
@@ -229,6 +244,7 @@ fn report_origin(arrival: &Arrival, ifindex: u32) -> u32 {
         return 0;
     }
     if ORIGINS.insert(key, origin, u64::from(BPF_ANY)).is_ok() {
+        info!(ctx, "peer {}: path {} now comes by interface {} from port {}", key.peer, key.path, ifindex, origin.remote_port);
         // A full ring means a daemon that does not read it: it looks into `origins` when it starts.
         let _ = ORIGIN_EVENTS.output(key, 0);
     }

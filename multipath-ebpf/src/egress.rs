@@ -48,13 +48,14 @@ struct SecondPartMark {
 #[inline(always)]
 pub fn forward(ctx: &TcContext, account: &mut Account) -> Result<i32, Exit> {
     let packet = Packet::linear(ctx)?;
-    match packet.ethertype() {
-        Some(ETHERTYPE_IPV4 | ETHERTYPE_IPV6) => {}
+    let version = match packet.ethertype() {
+        Some(ETHERTYPE_IPV4) => 4,
+        Some(ETHERTYPE_IPV6) => 6,
         _ => return Err(DropReason::NotIp.into()),
-    }
+    };
     let inner = packet.inner(ETHERNET_LEN).ok_or(DropReason::MalformedInner)?;
     // A frame may be padded, never short.
-    if inner.len + ETHERNET_LEN as u32 > packet.len() {
+    if inner.version != version || inner.len + ETHERNET_LEN as u32 > packet.len() {
         return Err(DropReason::MalformedInner.into());
     }
     // SAFETY: `at` has checked the bounds.

@@ -9,7 +9,8 @@ use multipath_common::{
     drops::DropReason,
     ecn,
     inner::{self, Inner},
-    wire::{IPV6_HEADER_LEN, Part, TAG_LEN},
+    outer::IPV6_UDP_WORDS,
+    wire::{HEADER_LEN, IPV6_HEADER_LEN, Part, TAG_LEN},
 };
 
 use crate::{
@@ -21,10 +22,13 @@ use crate::{
     path_choice,
 };
 
+/// Bytes of the longest headers of a packet of the tunnel: IPv6, UDP and our own.
+const LONGEST_HEADERS: u32 = (IPV6_UDP_WORDS * 4 + HEADER_LEN) as u32;
+
 /// Receives a packet whose link-layer header has `L2` bytes; returns the verdict.
 #[inline(always)]
 pub fn receive<const L2: usize>(ctx: &TcContext, arrival: &mut Arrival) -> Result<i32, Exit> {
-    let packet = Packet::new(ctx.data(), ctx.data_end());
+    let packet = Packet::headers(ctx, L2 as u32 + LONGEST_HEADERS);
     // SAFETY: the context is valid while the program runs.
     let ifindex = unsafe { (*ctx.skb.skb).ifindex };
     inspect::<L2>(packet, ctx.len(), ifindex, arrival)?;
@@ -34,7 +38,7 @@ pub fn receive<const L2: usize>(ctx: &TcContext, arrival: &mut Arrival) -> Resul
         return receive_part::<L2>(ctx, arrival);
     }
     let inner = check_inner::<L2>(packet, arrival)?;
-    arrival.accept()?;
+    arrival.accept(ctx)?;
     strip::<L2>(ctx, arrival)?;
     deliver(ctx, arrival, &inner)
 }
@@ -135,7 +139,7 @@ pub fn finish(packet: Packet, arrival: &Arrival, inner: &Inner, mac: [u8; 6]) ->
 /// Receives one part: keeps it, or joins it with the other one and delivers the whole.
 #[inline(always)]
 fn receive_part<const L2: usize>(ctx: &TcContext, arrival: &Arrival) -> Result<i32, Exit> {
-    arrival.accept()?;
+    arrival.accept(ctx)?;
     strip::<L2>(ctx, arrival)?;
     let len = match join::join(ctx, arrival.header.receiver, arrival.header.counter, arrival.header.flags.part as u32, arrival.payload_len) {
         join::WAITING => return Ok(TC_ACT_SHOT),

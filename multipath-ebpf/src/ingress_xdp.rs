@@ -31,7 +31,7 @@ pub fn receive(ctx: &XdpContext, arrival: &mut Arrival) -> Result<u32, Exit> {
     }
     check_tag::<ETHERNET_LEN>(packet, arrival)?;
     let inner = check_inner::<ETHERNET_LEN>(packet, arrival)?;
-    arrival.accept()?;
+    arrival.accept(ctx)?;
     let failed = || Exit::Drop(DropReason::DeliveryFailed);
     // SAFETY: the context is valid while the program runs.
     let stripped = unsafe {

@@ -15,8 +15,6 @@ pub const ETHERTYPE_IPV4: u16 = 0x0800;
 /// `EtherType` of IPv6, host order.
 pub const ETHERTYPE_IPV6: u16 = 0x86dd;
 
-
-
 /// The bytes that a program may touch now. Invalid after any helper that moves the packet.
 #[derive(Clone, Copy)]
 pub struct Packet {
@@ -40,6 +38,21 @@ impl Packet {
         }
         ctx.pull_data(ctx.len()).map_err(|_| DropReason::EncapsulationFailed)?;
         Ok(Self::new(ctx.data(), ctx.data_end()))
+    }
+
+    /// The bytes of a socket buffer's linear part, after its first `len` bytes were made linear, if it has so many:
+    /// drivers that fill page fragments leave less than our headers there.
+    #[inline(always)]
+    pub fn headers(ctx: &TcContext, len: u32) -> Self {
+        let packet = Self::new(ctx.data(), ctx.data_end());
+        let available = ctx.len();
+        let wanted = if len < available { len } else { available };
+        if packet.len() >= wanted {
+            return packet;
+        }
+        // Where the kernel has no memory, the packet is treated like one that is too short.
+        let _ = ctx.pull_data(wanted);
+        Self::new(ctx.data(), ctx.data_end())
     }
 
     /// How many there are.

@@ -1,10 +1,7 @@
 //! The way out: outer headers around a payload, then to the next hop.
 
 use aya_ebpf::{
-    bindings::{
-        BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L3_IPV6, TC_ACT_REDIRECT, bpf_adj_room_mode, bpf_redir_neigh,
-        bpf_redir_neigh__bindgen_ty_1,
-    },
+    bindings::{TC_ACT_REDIRECT, bpf_adj_room_mode, bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1},
     helpers::{bpf_csum_diff, bpf_redirect_neigh, bpf_skb_change_tail, bpf_skb_load_bytes},
     programs::TcContext,
 };
@@ -13,7 +10,7 @@ use multipath_common::{
     ecn,
     maps::{FAMILY_IPV4, MAX_PART_LEN, Path},
     outer::{self, IPV4_UDP_WORDS, IPV6_UDP_WORDS},
-    wire::{DataHeader, HEADER_LEN, HEADER_WORDS, TAG_LEN},
+    wire::{DataHeader, HEADER_LEN, HEADER_WORDS, IPV4_HEADER_LEN, IPV6_HEADER_LEN, TAG_LEN},
 };
 
 use crate::{
@@ -48,73 +45,98 @@ pub fn address_words(address: [u8; 16]) -> [u32; 4] {
 /// the path's next hop. Returns the verdict.
 #[inline(always)]
 pub fn send(ctx: &TcContext, path: &Path, header: DataHeader, payload: Payload) -> Result<i32, DropReason> {
-    let family = path.family;
-    // The kernel zeroes what it appends: that is the tag of `cipher = "none"`.
-    let sealed_end = ETHERNET_LEN as u32 + payload.len + TAG_LEN as u32;
-    // SAFETY: the context is valid while the program runs.
-    if unsafe { bpf_skb_change_tail(ctx.skb.skb, sealed_end, 0) } != 0 {
-        return Err(DropReason::EncapsulationFailed);
-    }
-    if family == FAMILY_IPV4 {
-        send_ipv4(ctx, path, header, payload)?;
+    append_tag(ctx, payload.len)?;
+    if path.family == FAMILY_IPV4 {
+        let outer = outer::ipv4_udp(
+            address_words(path.local)[3],
+            address_words(path.remote)[3],
+            path.local_port,
+            path.remote_port,
+            ecn::outer_tos(payload.tos),
+            payload.len + (HEADER_LEN + TAG_LEN) as u32,
+        );
+        if payload.version == 4 {
+            make_room(ctx, IPV4_UDP_WORDS * 4 + HEADER_LEN)?;
+        } else {
+            make_room_ipv6_in_ipv4(ctx)?;
+        }
+        write(ctx, ETHERTYPE_IPV4, outer, header)?;
     } else {
-        send_ipv6(ctx, path, header, payload)?;
+        let mut sum = u64::from(payload_sum(ctx, payload.len));
+        for word in header.to_words() {
+            sum += u64::from(word);
+        }
+        let outer = outer::ipv6_udp(
+            address_words(path.local),
+            address_words(path.remote),
+            path.local_port,
+            path.remote_port,
+            ecn::outer_tos(payload.tos),
+            payload.len + (HEADER_LEN + TAG_LEN) as u32,
+            sum,
+        );
+        if payload.version == 6 {
+            make_room(ctx, IPV6_UDP_WORDS * 4 + HEADER_LEN)?;
+        } else {
+            // The kernel's change of protocol makes room for the difference of the IP headers.
+            change_protocol(ctx, ETHERTYPE_IPV6)?;
+            make_room(ctx, IPV4_UDP_WORDS * 4 + HEADER_LEN)?;
+        }
+        write(ctx, ETHERTYPE_IPV6, outer, header)?;
     }
     redirect(path)
 }
 
+/// Ends the packet with the tag of `cipher = "none"`: zeros. The kernel zeroes what it appends, but a first part is
+/// cut out of a longer packet.
 #[inline(always)]
-fn send_ipv4(ctx: &TcContext, path: &Path, header: DataHeader, payload: Payload) -> Result<(), DropReason> {
-    const LEN: usize = IPV4_UDP_WORDS * 4 + HEADER_LEN;
-    // Only this flag makes the kernel change its idea of the packet's protocol, which the redirect goes by.
-    let flags = if payload.version == 4 { 0 } else { u64::from(BPF_F_ADJ_ROOM_ENCAP_L3_IPV4) };
-    make_room(ctx, LEN, flags)?;
-    let packet = Packet::new(ctx.data(), ctx.data_end());
-    let outer = outer::ipv4_udp(
-        address_words(path.local)[3],
-        address_words(path.remote)[3],
-        path.local_port,
-        path.remote_port,
-        ecn::outer_tos(payload.tos),
-        payload.len + (HEADER_LEN + TAG_LEN) as u32,
-    );
-    write(packet, ETHERTYPE_IPV4, outer, header)
-}
-
-#[inline(always)]
-fn send_ipv6(ctx: &TcContext, path: &Path, header: DataHeader, payload: Payload) -> Result<(), DropReason> {
-    const LEN: usize = IPV6_UDP_WORDS * 4 + HEADER_LEN;
-    let mut sum = u64::from(payload_sum(ctx, payload.len));
-    let flags = if payload.version == 6 { 0 } else { u64::from(BPF_F_ADJ_ROOM_ENCAP_L3_IPV6) };
-    make_room(ctx, LEN, flags)?;
-    let packet = Packet::new(ctx.data(), ctx.data_end());
-    for word in header.to_words() {
-        sum += u64::from(word);
+fn append_tag(ctx: &TcContext, payload_len: u32) -> Result<(), DropReason> {
+    // The longest inner packet; the mask says so to the verifier.
+    let tag_at = ETHERNET_LEN + (payload_len as usize & 0x3fff);
+    // SAFETY: the context is valid while the program runs.
+    if unsafe { bpf_skb_change_tail(ctx.skb.skb, (tag_at + TAG_LEN) as u32, 0) } != 0 {
+        return Err(DropReason::EncapsulationFailed);
     }
-    let outer = outer::ipv6_udp(
-        address_words(path.local),
-        address_words(path.remote),
-        path.local_port,
-        path.remote_port,
-        ecn::outer_tos(payload.tos),
-        payload.len + (HEADER_LEN + TAG_LEN) as u32,
-        sum,
-    );
-    write(packet, ETHERTYPE_IPV6, outer, header)
+    let packet = Packet::new(ctx.data(), ctx.data_end());
+    packet.set_words(tag_at, [0; TAG_LEN / 4]).ok_or(DropReason::EncapsulationFailed)
 }
 
 #[inline(always)]
-fn make_room(ctx: &TcContext, len: usize, flags: u64) -> Result<(), DropReason> {
-    ctx.adjust_room(len as i32, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, flags).map_err(|_| DropReason::EncapsulationFailed)
+fn make_room(ctx: &TcContext, len: usize) -> Result<(), DropReason> {
+    ctx.adjust_room(len as i32, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, 0).map_err(|_| DropReason::EncapsulationFailed)
+}
+
+/// Tells the kernel the protocol of the outer packet, which the redirect goes by.
+///
+/// Not by the encapsulation flags of `bpf_skb_adjust_room`: these mark the packet as a tunnel's, which nothing takes
+/// back, and then another tunnel can neither encapsulate it nor change its tail (net/core/filter.c).
+#[inline(always)]
+fn change_protocol(ctx: &TcContext, ethertype: u16) -> Result<(), DropReason> {
+    ctx.change_proto(ethertype.to_be(), 0).map_err(|_| DropReason::EncapsulationFailed)
+}
+
+/// Makes room for IPv4 headers before an IPv6 packet. The kernel's change of protocol cuts the difference of the IP
+/// headers away, so it is put back.
+#[inline(always)]
+fn make_room_ipv6_in_ipv4(ctx: &TcContext) -> Result<(), DropReason> {
+    const CUT: usize = IPV6_HEADER_LEN - IPV4_HEADER_LEN;
+    const LEN: usize = IPV4_UDP_WORDS * 4 + HEADER_LEN;
+    let packet = Packet::new(ctx.data(), ctx.data_end());
+    let cut = packet.words::<{ CUT / 4 }>(ETHERNET_LEN).ok_or(DropReason::EncapsulationFailed)?;
+    change_protocol(ctx, ETHERTYPE_IPV4)?;
+    make_room(ctx, LEN + CUT)?;
+    let packet = Packet::new(ctx.data(), ctx.data_end());
+    packet.set_words(ETHERNET_LEN + LEN, cut).ok_or(DropReason::EncapsulationFailed)
 }
 
 #[inline(always)]
 fn write<const N: usize>(
-    packet: Packet,
+    ctx: &TcContext,
     ethertype: u16,
     outer: [u32; N],
     header: DataHeader,
 ) -> Result<(), DropReason> {
+    let packet = Packet::new(ctx.data(), ctx.data_end());
     let written = || {
         // SAFETY: `at` has checked the bounds.
         unsafe { *packet.at::<u16>(ETHERNET_LEN - 2)? = ethertype.to_be() };

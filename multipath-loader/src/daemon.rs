@@ -146,8 +146,8 @@ impl Daemon {
         };
         let old = underlay.tunnel(&name).await?;
         let device = underlay.ensure_tunnel(&tunnel_device(&config, old.map_or(crate::config::MTU_MIN, |old| old.device.mtu))).await?;
-        for end in [&device.device, &device.port] {
-            set_offloads(&end.name, Offloads::TUNNEL).with_context(|| format!("can't set the offloads of {}", end.name))?;
+        for (end, offloads) in [(&device.device, Offloads::DEVICE), (&device.port, Offloads::PORT)] {
+            set_offloads(&end.name, offloads).with_context(|| format!("can't set the offloads of {}", end.name))?;
         }
         let mut programs = LoadedPrograms::load(&directory, capacity)?;
         programs.follow_log()?;

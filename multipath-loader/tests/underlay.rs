@@ -331,18 +331,19 @@ fn offloads() {
         let underlay = Underlay::open().unwrap();
         underlay.ensure_tunnel(&mp0(1400)).await.unwrap();
         assert_eq!(driver("mp0").unwrap(), "veth");
-        for end in ["mp0", "mp0-port"] {
-            set_offloads(end, Offloads::TUNNEL).unwrap();
-            set_offloads(end, Offloads::TUNNEL).unwrap();
+        for (end, offloads) in [("mp0", Offloads::DEVICE), ("mp0-port", Offloads::PORT)] {
+            set_offloads(end, offloads).unwrap();
+            set_offloads(end, offloads).unwrap();
             for feature in features(end).unwrap().iter().filter(|feature| feature.on && feature.changeable) {
                 let name = feature.name.as_str();
                 let sends =
                     name.starts_with("tx-checksum") || name.ends_with("-segmentation") || name.starts_with("tx-gso");
                 assert!(!sends, "{end}: {name}");
             }
-            assert!(features(end).unwrap().iter().any(|feature| feature.name == "rx-gro" && feature.on));
+            let gro = features(end).unwrap().iter().any(|feature| feature.name == "rx-gro" && feature.on);
+            assert_eq!(gro, offloads.gro, "{end}");
         }
-        assert!(set_offloads("nowhere", Offloads::TUNNEL).is_err());
+        assert!(set_offloads("nowhere", Offloads::DEVICE).is_err());
     });
 }
 

@@ -168,27 +168,27 @@ fn decode_secret(section: &mut Section, path: &Path, report: &mut Report) -> Opt
         }
         (Some(_), Some(file)) => file.wrong("either this or private_key, not both", report),
         (Some(value), None) => {
-            // Never with what was found: it may be the key with one letter too many.
-            let hidden = |error: &dyn ToString, report: &mut Report| {
-                report.add(&value.span, Some(&value.key), error.to_string(), A_KEY);
-            };
-            match value.as_text().map(str::parse) {
+            let found = match value.as_text().map(str::parse) {
                 Some(Ok(key)) => {
                     if fs::metadata(path).is_ok_and(|metadata| is_shared(&metadata)) {
-                        tracing::warn!(
-                            "others can read the private key in {name}: chmod 600 {name}",
-                            name = path.display()
-                        );
+                        let name = path.display();
+                        tracing::warn!("others can read the private key in {name}: chmod 600 {name}");
                     }
                     return Some(key);
                 }
-                Some(Err(error)) => hidden(&super::KeyError::to_string(&error), report),
-                None => hidden(&"no text", report),
-            }
+                Some(Err(error)) => super::KeyError::to_string(&error),
+                None => "no text".to_owned(),
+            };
+            // Without the text itself, which may be the key with one letter too many.
+            report.add(&value.span, Some(&value.key), found, A_KEY);
             None
         }
         (None, Some(value)) => {
             let file = value.text("the name of a file in quotes", report)?;
+            if file.parse::<SecretKey>().is_ok() {
+                report.add(&value.span, Some(&value.key), "a key", "the name of a file (private_key takes a key)");
+                return None;
+            }
             let file = path.parent().unwrap_or(Path::new("")).join(file);
             let key = match read_secret(&file) {
                 Ok(key) => key,

@@ -324,6 +324,14 @@ fn a_mistyped_private_key_is_never_printed() {
 }
 
 #[test]
+fn a_misplaced_private_key_is_never_printed() {
+    assert_eq!(
+        error(&replaced("private_key =", "private_key_file =")),
+        "mp0.toml:2:20: tunnel.private_key_file: found a key, expected the name of a file (private_key takes a key)"
+    );
+}
+
+#[test]
 fn key_files() {
     let directory = tempfile::tempdir().unwrap();
     let key = directory.path().join("mp0.key");

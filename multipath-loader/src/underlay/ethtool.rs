@@ -48,9 +48,12 @@ pub struct Offloads {
 }
 
 impl Offloads {
-    /// Both ends of a tunnel's device: every packet is one wire packet with its own header, so it has to arrive there
+    /// `mp0`: every packet is one wire packet with its own header, so it has to arrive there
     /// segmented and with its checksum.
-    pub const TUNNEL: Self = Self { segmentation: false, checksum: false, gro: true };
+    pub const DEVICE: Self = Self { segmentation: false, checksum: false, gro: true };
+
+    /// `mp0-port`: the same, and nothing merges packets before the egress program sees them.
+    pub const PORT: Self = Self { segmentation: false, checksum: false, gro: false };
 
     fn wanted(self, feature: &str) -> Option<bool> {
         match feature {

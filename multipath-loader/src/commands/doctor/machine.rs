@@ -72,9 +72,7 @@ fn programs(missing: anyhow::Result<Vec<&str>>) -> Check {
             format!("no {}", missing.join(", no ")),
             "run a kernel with CONFIG_BPF_SYSCALL and CONFIG_NET_CLS_ACT",
         ),
-        Err(error) => {
-            Check::fail("BPF", format!("bpf() is refused: {error:#}"), "run mpvpn as root, outside a sandbox")
-        }
+        Err(error) => refused("BPF", &error),
     }
 }
 

@@ -1,6 +1,6 @@
 //! `mpvpn doctor`: whether this machine can run a tunnel, and what to do if not.
 //!
-//! Reading the machine and judging what was read are apart: the judging functions take facts and give [`Check`]s.
+//! Reading the machine and judging what was read are apart: the judging functions take facts and give checks.
 
 mod check;
 mod gateway;
