@@ -3,6 +3,10 @@
 //! Everything here is a function over plain values, without I/O, allocation or clock, and is compiled from the
 //! same source for BPF and for the host, where it is tested against naive references.
 #![no_std]
+#![expect(
+    clippy::inline_always,
+    reason = "the verifier and the 512 bytes of stack decide what may be a call of its own in a BPF program"
+)]
 
 pub mod drops;
 pub mod ecn;

@@ -15,24 +15,24 @@ const SECOND_MULTIPLIER: u64 = 0xc2b2_ae3d_27d4_eb4f;
 #[inline(always)]
 const fn mix(state: u64, word: u64) -> u64 {
     let mixed = (state ^ word).wrapping_mul(MULTIPLIER);
-    mixed ^ mixed >> 32
+    mixed ^ (mixed >> 32)
 }
 
-/// Spreads every input bit over all output bits (the finaliser of MurmurHash3 with other constants).
+/// Spreads every input bit over all output bits (the finaliser of `MurmurHash3` with other constants).
 #[inline(always)]
 const fn finish(state: u64) -> u64 {
-    let state = (state ^ state >> 33).wrapping_mul(SECOND_MULTIPLIER);
-    let state = (state ^ state >> 29).wrapping_mul(MULTIPLIER);
-    state ^ state >> 32
+    let state = (state ^ (state >> 33)).wrapping_mul(SECOND_MULTIPLIER);
+    let state = (state ^ (state >> 29)).wrapping_mul(MULTIPLIER);
+    state ^ (state >> 32)
 }
 
 /// The hash of a flow.
 #[inline(always)]
 pub const fn flow_hash(key: &FlowKey) -> u64 {
-    let mut hash = mix(SECOND_MULTIPLIER, key.ports as u64 | (key.protocol as u64) << 32);
+    let mut hash = mix(SECOND_MULTIPLIER, key.ports as u64 | ((key.protocol as u64) << 32));
     let mut i = 0;
     while i < 4 {
-        hash = mix(hash, key.source[i] as u64 | (key.destination[i] as u64) << 32);
+        hash = mix(hash, key.source[i] as u64 | ((key.destination[i] as u64) << 32));
         i += 1;
     }
     finish(hash)
@@ -44,23 +44,24 @@ const LOG_FRACTION_BITS: u32 = 24;
 /// -log2((u + 1) / 2^32) in units of 2^-24, within 2^-13.
 ///
 /// The mantissa's logarithm is a polynomial of degree five (least squares over [0, 1), ends pinned to 0 and 1).
+#[expect(clippy::manual_ilog2, reason = "ilog2 looks for a zero that cannot be; its panic would not load as BPF")]
 #[inline(always)]
 const fn negative_log2(u: u32) -> u64 {
     const ONE: i64 = 1 << 30;
-    let value = u as u64 + 1;
-    let exponent = 63 - value.leading_zeros();
-    let fraction = ((value << 30 >> exponent) & (ONE as u64 - 1)) as i64;
     // log2(1 + f) = f + f * (1 - f) * (A + f * (B + f * (C + f * D))), coefficients in units of 2^-30.
     const A: i64 = 474_315_039;
     const B: i64 = -285_647_405;
     const C: i64 = 157_103_825;
     const D: i64 = -47_249_676;
-    let inner = C + (fraction * D >> 30);
-    let inner = B + (fraction * inner >> 30);
-    let inner = A + (fraction * inner >> 30);
-    let log = fraction + (fraction * ((ONE - fraction) * inner >> 30) >> 30);
+    let value = u as u64 + 1;
+    let exponent = 63 - value.leading_zeros();
+    let fraction = (value << 30 >> exponent).cast_signed() & (ONE - 1);
+    let inner = C + ((fraction * D) >> 30);
+    let inner = B + ((fraction * inner) >> 30);
+    let inner = A + ((fraction * inner) >> 30);
+    let log = fraction + ((fraction * (((ONE - fraction) * inner) >> 30)) >> 30);
     let total = ((exponent as i64) << 30) + log;
-    ((32 << 30) - total) as u64 >> (30 - LOG_FRACTION_BITS)
+    ((32 << 30) - total).cast_unsigned() >> (30 - LOG_FRACTION_BITS)
 }
 
 /// The choice of one path for one flow: offer every path that may be used, then ask for the winner.

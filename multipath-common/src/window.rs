@@ -42,7 +42,7 @@ impl Window {
         if (self.next - 1) / WORD_BITS - counter / WORD_BITS >= WORDS as u64 {
             return false;
         }
-        self.seen[(counter / WORD_BITS & WORD_MASK) as usize] & (1 << (counter % WORD_BITS)) == 0
+        self.seen[((counter / WORD_BITS) & WORD_MASK) as usize] & (1 << (counter % WORD_BITS)) == 0
     }
 
     /// Marks a counter as seen; `false` when it was not new.
@@ -68,7 +68,7 @@ impl Window {
             }
             self.next = counter + 1;
         }
-        self.seen[(counter / WORD_BITS & WORD_MASK) as usize] |= 1 << (counter % WORD_BITS);
+        self.seen[((counter / WORD_BITS) & WORD_MASK) as usize] |= 1 << (counter % WORD_BITS);
         true
     }
 }

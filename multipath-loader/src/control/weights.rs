@@ -2,7 +2,7 @@
 
 use multipath_common::maps::PathSettings;
 
-use crate::config::Uplink;
+use crate::config::{Rate, Uplink};
 
 /// The daemon's settings for the paths of each uplink, in the configuration's order.
 ///
@@ -13,7 +13,7 @@ pub fn automatic(uplinks: &[Uplink]) -> Vec<PathSettings> {
     uplinks
         .iter()
         .map(|uplink| {
-            let rate_kbps = uplink.rate.map_or(0, |rate| rate.kbit());
+            let rate_kbps = uplink.rate.map_or(0, Rate::kbit);
             let unweighted = if all_have_rates { rate_kbps.max(1) } else { 1 };
             PathSettings { weight: uplink.weight.unwrap_or(unweighted), rate_kbps }
         })
@@ -23,7 +23,7 @@ pub fn automatic(uplinks: &[Uplink]) -> Vec<PathSettings> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Rate, Xdp};
+    use crate::config::Xdp;
 
     fn weights(uplinks: &[(Option<u32>, Option<&str>)]) -> Vec<u32> {
         let uplinks: Vec<Uplink> = uplinks

@@ -301,7 +301,7 @@ impl Maps {
     /// What was dropped, summed over all CPUs, most packets first.
     pub fn drops(&self) -> Result<Vec<DropCount>> {
         let mut counts = Vec::new();
-        for item in self.drops.iter() {
+        for item in &self.drops {
             let (key, values) = item.context("can't read the map drops")?;
             let Some(reason) = DropReason::from_number(key.reason) else { continue };
             counts.push(DropCount {
