@@ -143,7 +143,7 @@ mod tests {
             let mut header = Ipv4Header::new(0, 61, etherparse::IpNumber::UDP, source, destination).unwrap();
             header.dscp = (tos >> 2).try_into().unwrap();
             header.ecn = (tos & 3).try_into().unwrap();
-            PacketBuilder::ip(etherparse::IpHeaders::Ipv4(header, Default::default())).udp(from, to).write(&mut packet, &std::vec![7; payload]).unwrap();
+            PacketBuilder::ip(etherparse::IpHeaders::Ipv4(header, etherparse::Ipv4Extensions::default())).udp(from, to).write(&mut packet, &std::vec![7; payload]).unwrap();
             let inner = parse_ipv4(&words(&packet)).unwrap();
             prop_assert_eq!(octets(inner.key.source), mapped(source));
             prop_assert_eq!(octets(inner.key.destination), mapped(destination));
@@ -157,7 +157,7 @@ mod tests {
         fn ipv6_agrees_with_etherparse(source: [u8; 16], destination: [u8; 16], tos: u8, payload in 0usize..100) {
             let mut packet = Vec::new();
             let header = Ipv6Header { traffic_class: tos, source, destination, hop_limit: 3, ..Default::default() };
-            PacketBuilder::ip(etherparse::IpHeaders::Ipv6(header, Default::default())).tcp(1, 2, 3, 4).write(&mut packet, &std::vec![7; payload]).unwrap();
+            PacketBuilder::ip(etherparse::IpHeaders::Ipv6(header, etherparse::Ipv6Extensions::default())).tcp(1, 2, 3, 4).write(&mut packet, &std::vec![7; payload]).unwrap();
             let inner = parse_ipv6(&words(&packet)).unwrap();
             prop_assert_eq!(octets(inner.key.source), source);
             prop_assert_eq!(octets(inner.key.destination), destination);

@@ -203,7 +203,7 @@ shared! {
 
     /// What `drops` counts by.
     pub struct DropKey {
-        /// A [`DropReason`].
+        /// A [`DropReason`](crate::drops::DropReason).
         pub reason: u32,
         /// Interface index that the packet came in by.
         pub ifindex: u32,
@@ -300,7 +300,9 @@ shared! {
         pub part: u32,
         /// Bytes of it.
         pub len: u32,
-        /// Its bytes, zero beyond `len`.
+        /// Type-of-service byte or traffic class of the outer packet that it came in.
+        pub tos: u32,
+        /// Its bytes; what stands beyond `len` has no meaning.
         pub bytes: [u8; MAX_PART_LEN],
     }
 }

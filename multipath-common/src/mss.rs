@@ -111,7 +111,7 @@ mod tests {
             let choices: [&[u8]; 5] = [&[1], &[2, 4, 5, 0xb4], &[3, 3, 7], &[4, 2], &[8, 10, 1, 2, 3, 4, 5, 6, 7, 8]];
             let mut options: std::vec::Vec<u8> = order.iter().flat_map(|&i| choices[i].iter().copied()).collect();
             options.truncate(40);
-            while options.len() % 4 != 0 { options.push(0); }
+            while !options.len().is_multiple_of(4) { options.push(0); }
             prop_assert_eq!(search(&options).map(|(_, value)| value), naive(&options));
         }
 

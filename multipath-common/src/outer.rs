@@ -33,7 +33,14 @@ const fn udp_words(local_port: u16, remote_port: u16, payload_len: u32, checksum
 /// Don't Fragment is set and the identification is 0 (RFC 6864 section 4.1: an atomic datagram needs none); the
 /// UDP checksum is 0 (RFC 768: not computed), because the seal covers the payload.
 #[inline(always)]
-pub const fn ipv4_udp(local: u32, remote: u32, local_port: u16, remote_port: u16, tos: u8, payload_len: u32) -> [u32; IPV4_UDP_WORDS] {
+pub const fn ipv4_udp(
+    local: u32,
+    remote: u32,
+    local_port: u16,
+    remote_port: u16,
+    tos: u8,
+    payload_len: u32,
+) -> [u32; IPV4_UDP_WORDS] {
     let total = payload_len + (IPV4_HEADER_LEN + UDP_HEADER_LEN) as u32;
     let first = (0x45 << 24 | (tos as u32) << 16 | total).to_be();
     let second = DONT_FRAGMENT.to_be();
@@ -196,10 +203,7 @@ mod tests {
     }
 
     fn payload_sum(payload: &[u8]) -> u64 {
-        payload
-            .chunks(2)
-            .map(|pair| u64::from(u16::from_ne_bytes([pair[0], pair.get(1).copied().unwrap_or(0)])))
-            .sum()
+        payload.chunks(2).map(|pair| u64::from(u16::from_ne_bytes([pair[0], pair.get(1).copied().unwrap_or(0)]))).sum()
     }
 
     proptest! {

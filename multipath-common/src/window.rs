@@ -91,10 +91,8 @@ mod tests {
 
     impl Naive {
         fn mark(&mut self, counter: u64) -> bool {
-            let behind = self
-                .seen
-                .last()
-                .is_some_and(|highest| highest / WORD_BITS >= WORDS as u64 + counter / WORD_BITS);
+            let behind =
+                self.seen.last().is_some_and(|highest| highest / WORD_BITS >= WORDS as u64 + counter / WORD_BITS);
             counter != u64::MAX && !behind && self.seen.insert(counter)
         }
     }

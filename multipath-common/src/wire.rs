@@ -170,9 +170,7 @@ impl DataHeader {
     /// The header as words in memory order.
     #[inline(always)]
     pub const fn to_words(self) -> [u32; HEADER_WORDS] {
-        let first = self.packet_type as u32
-            | (self.path as u32) << 8
-            | (self.flags.to_bits() as u32) << 16;
+        let first = self.packet_type as u32 | (self.path as u32) << 8 | (self.flags.to_bits() as u32) << 16;
         [
             first.to_le(),
             self.receiver.to_le(),
@@ -227,9 +225,8 @@ mod tests {
             counter: 0x1817_1615_1413_1211,
             timestamp: 0x2423_2221,
         };
-        let expected = [
-            4, 3, 0xb1, 0x2a, 1, 2, 3, 4, 0x11, 0x12, 0x13, 0x14, 0x15, 0x16, 0x17, 0x18, 0x21, 0x22, 0x23, 0x24,
-        ];
+        let expected =
+            [4, 3, 0xb1, 0x2a, 1, 2, 3, 4, 0x11, 0x12, 0x13, 0x14, 0x15, 0x16, 0x17, 0x18, 0x21, 0x22, 0x23, 0x24];
         assert_eq!(bytes(header.to_words()), expected);
     }
 

@@ -1,5 +1,7 @@
 //! What TC and XDP share on the way in: everything that is checked before a packet is touched.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::{
     EbpfContext,
     bindings::{BPF_ANY, bpf_spin_lock},
@@ -10,10 +12,10 @@ use multipath_common::{
     drops::DropReason,
     inner,
     maps::{
-        CIPHER_NONE, FAMILY_IPV4, FAMILY_IPV6, MAX_PATHS, Origin, OriginKey, PATH_UNUSED, map_ipv4, path_slot,
+        CIPHER_NONE, FAMILY_IPV4, FAMILY_IPV6, MAX_PATHS, Origin, OriginKey, PATH_UNUSED, Session, path_slot,
     },
     outer::{self, IPV4_UDP_WORDS, IPV6_UDP_WORDS, Outer},
-    wire::{DataHeader, Flags, HEADER_LEN, HEADER_WORDS, IPV4_HEADER_LEN, PacketType, TAG_LEN, type_byte},
+    wire::{DataHeader, HEADER_LEN, HEADER_WORDS, IPV4_HEADER_LEN, PacketType, TAG_LEN, type_byte},
 };
 
 use crate::{
@@ -39,33 +41,11 @@ pub struct Arrival {
     pub ifindex: u32,
     /// When it was looked at, nanoseconds of `CLOCK_BOOTTIME`.
     pub now: u64,
-    /// What is counted when it is dropped.
-    pub account: Account,
+    /// Its session.
+    session: *mut Session,
 }
 
 impl Arrival {
-    /// Nothing has arrived yet.
-    #[inline(always)]
-    pub const fn new() -> Self {
-        Self {
-            outer: Outer { source: [0; 4], destination: [0; 4], source_port: 0, headers_len: 0, payload_len: 0, tos: 0 },
-            header: DataHeader {
-                packet_type: PacketType::Data,
-                path: 0,
-                flags: Flags::PIN,
-                receiver: 0,
-                counter: 0,
-                timestamp: 0,
-            },
-            payload_len: 0,
-            peer: 0,
-            slot: 0,
-            ifindex: 0,
-            now: 0,
-            account: Account::new(),
-        }
-    }
-
     /// Offset of the sealed payload behind the link-layer header.
     #[inline(always)]
     pub const fn payload_offset(&self) -> usize {
@@ -81,8 +61,8 @@ impl Arrival {
     /// Two copies that passed the check on two CPUs meet here: the lock orders them, and the second one is refused.
     #[inline(always)]
     pub fn accept(&self, ctx: &impl EbpfContext) -> Result<(), Exit> {
-        let session = SESSIONS.get_ptr_mut(self.header.receiver).ok_or(DropReason::UnknownSession)?;
-        // SAFETY: just looked up. The window is only touched under the lock, and nothing is called while it is held.
+        let session = self.session;
+        // SAFETY: looked up in this run of the program. The window is only touched under the lock, and nothing is called while it is held.
         let new = unsafe {
             lock((&raw mut (*session).lock).cast::<bpf_spin_lock>());
             let new = (*session).window.mark(self.header.counter);
@@ -129,34 +109,33 @@ const MAX_PAYLOAD_LEN: u32 = 0x3fff;
 
 /// Reads and checks a packet whose link-layer header has `L2` bytes.
 ///
-/// `available` is the length of the whole frame, of which the packet may hold only the start.
+/// `available` is the length of the whole frame, of which the packet may hold only the start. What is found goes into
+/// `place`, all of it at once: zeros written in advance become calls of memset, a loop over bytes.
 #[inline(always)]
-pub fn inspect<const L2: usize>(
+pub fn inspect<'a, const L2: usize>(
     packet: Packet,
     available: u32,
     ifindex: u32,
-    arrival: &mut Arrival,
-) -> Result<(), Exit> {
+    place: &'a mut MaybeUninit<Arrival>,
+    account: &mut Account,
+) -> Result<&'a mut Arrival, Exit> {
     let tunnel = TUNNEL.get(0).ok_or(Exit::Pass)?;
     let [first] = packet.words::<1>(L2).ok_or(Exit::Pass)?;
     let available = available - L2 as u32;
     let port = tunnel.listen_port;
     // Only an Ethernet header says what follows it: other protocols may begin with the same bytes.
     let ethertype = if L2 == ETHERNET_LEN { packet.ethertype().ok_or(Exit::Pass)? } else { 0 };
-    let words = match (inner::version(first), ethertype) {
+    account.doubtful = 1;
+    let (outer, words) = match (inner::version(first), ethertype) {
         (4, 0 | ETHERTYPE_IPV4) => {
             let words = packet.words::<IPV4_UDP_WORDS>(L2).ok_or(Exit::Pass)?;
-            arrival.account.destination = map_ipv4(words[4]);
-            arrival.account.doubtful = 1;
-            arrival.outer = outer::parse_ipv4(&words, available, port)?.ok_or(Exit::Pass)?;
-            packet.words::<HEADER_WORDS>(L2 + IPV4_UDP_WORDS * 4)
+            let outer = outer::parse_ipv4(&words, available, port)?.ok_or(Exit::Pass)?;
+            (outer, packet.words::<HEADER_WORDS>(L2 + IPV4_UDP_WORDS * 4))
         }
         (6, 0 | ETHERTYPE_IPV6) => {
             let words = packet.words::<IPV6_UDP_WORDS>(L2).ok_or(Exit::Pass)?;
-            arrival.account.destination = [words[6], words[7], words[8], words[9]];
-            arrival.account.doubtful = 1;
-            arrival.outer = outer::parse_ipv6(&words, available, port)?.ok_or(Exit::Pass)?;
-            packet.words::<HEADER_WORDS>(L2 + IPV6_UDP_WORDS * 4)
+            let outer = outer::parse_ipv6(&words, available, port)?.ok_or(Exit::Pass)?;
+            (outer, packet.words::<HEADER_WORDS>(L2 + IPV6_UDP_WORDS * 4))
         }
         _ => return Err(Exit::Pass),
     };
@@ -167,47 +146,45 @@ pub fn inspect<const L2: usize>(
     ) {
         return Err(Exit::Pass);
     }
-    arrival.header = DataHeader::from_words(&words).map_err(|_| DropReason::UnknownVersion)?;
-    if arrival.header.packet_type != PacketType::Data || arrival.header.path as usize >= MAX_PATHS {
+    let header = DataHeader::from_words(&words).map_err(|_| DropReason::UnknownVersion)?;
+    if header.packet_type != PacketType::Data || header.path as usize >= MAX_PATHS {
         return Err(DropReason::UnknownVersion.into());
     }
     let overhead = (HEADER_LEN + TAG_LEN) as u32;
-    if arrival.outer.payload_len < overhead {
+    if outer.payload_len < overhead {
         return Err(DropReason::Truncated.into());
     }
-    arrival.payload_len = arrival.outer.payload_len - overhead;
-    if arrival.payload_len > MAX_PAYLOAD_LEN {
+    let payload_len = outer.payload_len - overhead;
+    if payload_len > MAX_PAYLOAD_LEN {
         return Err(DropReason::Oversized.into());
     }
-    check_session(arrival)?;
-    arrival.ifindex = ifindex;
-    let path = arrival.header.path;
-    arrival.slot = attributed(arrival.peer, path).unwrap_or(path_slot(arrival.peer, path));
-    arrival.account.path = arrival.slot + 1;
-    Ok(())
+    let session = SESSIONS.get_ptr_mut(header.receiver).ok_or(DropReason::UnknownSession)?;
+    // SAFETY: just looked up; the field never changes.
+    let peer = unsafe { (*session).peer };
+    // From here on it is ours, whatever address it was sent to.
+    account.doubtful = 0;
+    let slot = attributed(peer, header.path).unwrap_or(path_slot(peer, header.path));
+    account.path = slot + 1;
+    // SAFETY: no arguments.
+    let now = unsafe { bpf_ktime_get_boot_ns() };
+    check_session(session, header.counter, now)?;
+    Ok(place.write(Arrival { outer, header, payload_len, peer, slot, ifindex, now, session }))
 }
 
-/// Finds the session, and looks whether it lives and the counter is new.
+/// Looks whether the session lives and the counter is new.
 #[inline(always)]
-fn check_session(arrival: &mut Arrival) -> Result<(), Exit> {
-    let session = SESSIONS.get_ptr_mut(arrival.header.receiver).ok_or(DropReason::UnknownSession)?;
-    // From here on it is ours, whatever address it was sent to.
-    arrival.account.doubtful = 0;
-    // SAFETY, for this and the next: just looked up; the fields never change.
-    let (peer, expires_ns, cipher) = unsafe { ((*session).peer, (*session).expires_ns, (*session).cipher) };
-    arrival.peer = peer;
-    arrival.account.path = path_slot(peer, arrival.header.path) + 1;
-    // SAFETY: no arguments.
-    arrival.now = unsafe { bpf_ktime_get_boot_ns() };
+fn check_session(session: *mut Session, counter: u64, now: u64) -> Result<(), Exit> {
+    // SAFETY: looked up in this run of the program; the fields never change.
+    let (expires_ns, cipher) = unsafe { ((*session).expires_ns, (*session).cipher) };
     if cipher != CIPHER_NONE {
         return Err(DropReason::UnknownSession.into());
     }
-    if arrival.now > expires_ns {
+    if now > expires_ns {
         return Err(DropReason::SessionExpired.into());
     }
     // A cheap look without the lock: a torn view costs at most a packet at the window's edge, `accept` decides.
-    // SAFETY: just looked up, only read.
-    if unsafe { !(*session).window.is_new(arrival.header.counter) } {
+    // SAFETY: as above, only read.
+    if unsafe { !(*session).window.is_new(counter) } {
         return Err(DropReason::Replayed.into());
     }
     Ok(())

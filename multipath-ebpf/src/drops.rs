@@ -7,10 +7,15 @@ use aya_ebpf::{
 };
 use multipath_common::{
     drops::DropReason,
-    maps::{Address, DropKey, DropStats},
+    inner,
+    maps::{Address, DropKey, DropStats, map_ipv4},
+    wire::{IPV4_HEADER_LEN, IPV6_HEADER_LEN},
 };
 
-use crate::maps::{DROPS_MAP, LOCAL_ADDRESSES};
+use crate::{
+    maps::{DROPS_MAP, LOCAL_ADDRESSES},
+    packet::{ETHERNET_LEN, Packet},
+};
 
 /// Why a program ends without an action of its own. One 32-bit number, so that the compiler keeps it in a register.
 #[derive(Clone, Copy)]
@@ -33,26 +38,29 @@ impl From<DropReason> for Exit {
 pub struct Account {
     /// [`multipath_common::maps::path_slot`] + 1 of its path; 0 when it is not known.
     pub path: u32,
-    /// 1 while nothing but its port says that it is for the tunnel, and `destination` has to be looked at.
+    /// 1 while nothing but its port says that it is for the tunnel: it may only pass through this gateway, to somebody
+    /// else's port of the same number.
     pub doubtful: u32,
-    /// The outer address that it was sent to.
-    pub destination: [u32; 4],
 }
 
 impl Account {
     /// Nothing is known.
     #[inline(always)]
     pub const fn new() -> Self {
-        Self { path: 0, doubtful: 0, destination: [0; 4] }
+        Self { path: 0, doubtful: 0 }
     }
+}
 
-    /// Whether the packet only passes through this gateway, to somebody else's port of the same number.
-    #[inline(always)]
-    fn is_foreign(&self) -> bool {
-        // SAFETY: nothing is kept of the value.
-        self.doubtful != 0
-            && unsafe { LOCAL_ADDRESSES.get(Address { address: address_bytes(self.destination) }).is_none() }
-    }
+/// Whether a packet that was not touched yet is sent to somebody else.
+#[inline(always)]
+fn is_foreign<const L2: usize>(packet: Packet) -> bool {
+    let destination = match packet.words::<1>(L2).map(|[first]| inner::version(first)) {
+        Some(4) => packet.words::<1>(L2 + IPV4_HEADER_LEN - 4).map(|[word]| map_ipv4(word)),
+        _ => packet.words::<4>(L2 + IPV6_HEADER_LEN - 16),
+    };
+    let Some(destination) = destination else { return false };
+    // SAFETY: nothing is kept of the value.
+    unsafe { LOCAL_ADDRESSES.get(Address { address: address_bytes(destination) }).is_none() }
 }
 
 /// An address as the bytes that stand in keys.
@@ -65,6 +73,7 @@ pub fn address_bytes(words: [u32; 4]) -> [u8; 16] {
 #[inline(never)]
 fn count(reason: u32, ifindex: u32, path: u32, bytes: u32) -> u32 {
     let key = DropKey { reason, ifindex, path };
+    // SAFETY: no arguments.
     let now = unsafe { bpf_ktime_get_boot_ns() };
     if DROPS_MAP.get_ptr(key).is_none() {
         let first = DropStats { packets: 0, bytes: 0, last_seen_ns: 0 };
@@ -84,13 +93,13 @@ fn count(reason: u32, ifindex: u32, path: u32, bytes: u32) -> u32 {
 
 /// The verdict: the action, or the packet is counted and dropped, or passes when it is not the tunnel's.
 #[inline(always)]
-pub fn tc_verdict(ctx: &TcContext, outcome: Result<i32, Exit>, account: &Account) -> i32 {
+pub fn tc_verdict<const L2: usize>(ctx: &TcContext, outcome: Result<i32, Exit>, account: &Account) -> i32 {
     let reason = match outcome {
         Ok(action) => return action,
         Err(Exit::Pass) => return TC_ACT_UNSPEC,
         Err(Exit::Drop(reason)) => reason,
     };
-    if account.is_foreign() {
+    if account.doubtful != 0 && is_foreign::<L2>(Packet::new(ctx.data(), ctx.data_end())) {
         return TC_ACT_UNSPEC;
     }
     // SAFETY: the context is valid while the program runs.
@@ -107,7 +116,7 @@ pub fn xdp_verdict(ctx: &XdpContext, outcome: Result<u32, Exit>, account: &Accou
         Err(Exit::Pass) => return xdp_action::XDP_PASS,
         Err(Exit::Drop(reason)) => reason,
     };
-    if account.is_foreign() {
+    if account.doubtful != 0 && is_foreign::<ETHERNET_LEN>(Packet::new(ctx.data(), ctx.data_end())) {
         return xdp_action::XDP_PASS;
     }
     let bytes = ctx.data_end() - ctx.data();

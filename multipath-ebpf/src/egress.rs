@@ -72,7 +72,7 @@ pub fn forward(ctx: &TcContext, account: &mut Account) -> Result<i32, Exit> {
         path = self::path(choice)?;
     }
     if inner.key.protocol == TCP && inner.has_ports {
-        clamp_segment_size(ctx, packet, &inner)?;
+        clamp_segment_size(ctx, packet, &inner);
     }
     if inner.len > path.inner_mtu {
         return send_in_parts(ctx, account, &inner, choice, path);
@@ -206,24 +206,23 @@ fn move_to_front(ctx: &TcContext, offset: u32, len: u32) -> i32 {
 
 /// Lowers the segment size that a SYN announces to what fits the tunnel.
 #[inline(always)]
-fn clamp_segment_size(ctx: &TcContext, packet: Packet, inner: &Inner) -> Result<(), Exit> {
+fn clamp_segment_size(ctx: &TcContext, packet: Packet, inner: &Inner) {
     let transport = ETHERNET_LEN + (inner.transport as usize & 0x3f);
     let Some([flags]) = packet.words::<1>(transport + 12) else {
-        return Ok(());
+        return;
     };
     let flags = u32::from_be(flags);
     if flags & SYN == 0 {
-        return Ok(());
+        return;
     }
     let options_len = (flags >> 28) * 4;
     let Some(tunnel) = TUNNEL.get(0) else {
-        return Ok(());
+        return;
     };
     if options_len > TCP_HEADER_LEN && inner.len >= inner.transport + options_len {
         let limit = mss::for_mtu(tunnel.mtu, inner.version);
         clamp_option(ctx, transport as u32, options_len - TCP_HEADER_LEN, u32::from(limit));
     }
-    Ok(())
 }
 
 /// Looks at one option; a body of `bpf_loop`, because the verifier follows that once and not once for every option.

@@ -1,5 +1,7 @@
 //! From an uplink to the inner network, on a socket buffer: takes every packet of the tunnel.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::{
     bindings::{BPF_F_INGRESS, TC_ACT_SHOT, bpf_adj_room_mode},
     helpers::{bpf_redirect, bpf_skb_change_head, bpf_skb_change_tail},
@@ -15,7 +17,7 @@ use multipath_common::{
 
 use crate::{
     arrival::{Arrival, inspect},
-    drops::Exit,
+    drops::{Account, Exit},
     join,
     maps::TUNNEL,
     packet::{ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Packet},
@@ -27,11 +29,12 @@ const LONGEST_HEADERS: u32 = (IPV6_UDP_WORDS * 4 + HEADER_LEN) as u32;
 
 /// Receives a packet whose link-layer header has `L2` bytes; returns the verdict.
 #[inline(always)]
-pub fn receive<const L2: usize>(ctx: &TcContext, arrival: &mut Arrival) -> Result<i32, Exit> {
+pub fn receive<const L2: usize>(ctx: &TcContext, account: &mut Account) -> Result<i32, Exit> {
     let packet = Packet::headers(ctx, L2 as u32 + LONGEST_HEADERS);
     // SAFETY: the context is valid while the program runs.
     let ifindex = unsafe { (*ctx.skb.skb).ifindex };
-    inspect::<L2>(packet, ctx.len(), ifindex, arrival)?;
+    let mut place = MaybeUninit::uninit();
+    let arrival = inspect::<L2>(packet, ctx.len(), ifindex, &mut place, account)?;
     let packet = Packet::linear(ctx)?;
     check_tag::<L2>(packet, arrival)?;
     if arrival.header.flags.part != Part::Whole {
@@ -85,10 +88,12 @@ fn check(arrival: &Arrival, inner: &Inner, len: u32) -> Result<(), Exit> {
 fn strip<const L2: usize>(ctx: &TcContext, arrival: &Arrival) -> Result<(), Exit> {
     let failed = |_| Exit::Drop(DropReason::DeliveryFailed);
     let sealed_end = L2 as u32 + arrival.payload_offset() as u32 + arrival.payload_len + TAG_LEN as u32;
-    // SAFETY, here and below: the context is valid while the program runs.
-    let tail = |len| match unsafe { bpf_skb_change_tail(ctx.skb.skb, len, 0) } {
-        0 => Ok(()),
-        error => Err(error),
+    let tail = |len| {
+        // SAFETY: the context is valid while the program runs.
+        match unsafe { bpf_skb_change_tail(ctx.skb.skb, len, 0) } {
+            0 => Ok(()),
+            error => Err(error),
+        }
     };
     // The kernel leaves at least an IP header of the outer version (net/core/filter.c, `bpf_skb_adjust_room`): a short
     // IPv4 packet in an IPv6 one needs padding until its headers are gone.
@@ -99,6 +104,7 @@ fn strip<const L2: usize>(ctx: &TcContext, arrival: &Arrival) -> Result<(), Exit
     let headers = arrival.payload_offset() as i32;
     ctx.adjust_room(-headers, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, 0).map_err(failed)?;
     tail(L2 as u32 + arrival.payload_len).map_err(failed)?;
+    // SAFETY: the context is valid while the program runs.
     if L2 == 0 && unsafe { bpf_skb_change_head(ctx.skb.skb, ETHERNET_LEN as u32, 0) } != 0 {
         return Err(DropReason::DeliveryFailed.into());
     }
@@ -138,16 +144,19 @@ pub fn finish(packet: Packet, arrival: &Arrival, inner: &Inner, mac: [u8; 6]) ->
 
 /// Receives one part: keeps it, or joins it with the other one and delivers the whole.
 #[inline(always)]
-fn receive_part<const L2: usize>(ctx: &TcContext, arrival: &Arrival) -> Result<i32, Exit> {
+fn receive_part<const L2: usize>(ctx: &TcContext, arrival: &mut Arrival) -> Result<i32, Exit> {
     arrival.accept(ctx)?;
     strip::<L2>(ctx, arrival)?;
-    let len = match join::join(ctx, arrival.header.receiver, arrival.header.counter, arrival.header.flags.part as u32, arrival.payload_len) {
+    let joined = match join::join(ctx, arrival) {
         join::WAITING => return Ok(TC_ACT_SHOT),
-        len if len > 0 => len as u32,
+        joined if joined > 0 => joined as u32,
         _ => return Err(DropReason::PartMismatch.into()),
     };
+    if joined & join::CONGESTION != 0 {
+        arrival.outer.tos |= ecn::ECN_MASK;
+    }
     let packet = Packet::linear(ctx)?;
     let inner = packet.inner(ETHERNET_LEN).ok_or(DropReason::BadInner)?;
-    check(arrival, &inner, len)?;
+    check(arrival, &inner, joined & !join::CONGESTION)?;
     deliver(ctx, arrival, &inner)
 }

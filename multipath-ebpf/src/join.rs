@@ -9,11 +9,13 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use multipath_common::{
+    ecn::ECN_MASK,
     maps::{MAX_PART_LEN, PartKey, StoredPart},
     wire::Part,
 };
 
 use crate::{
+    arrival::Arrival,
     maps::{PART_SCRATCH, PART_STORE},
     packet::ETHERNET_LEN,
 };
@@ -23,10 +25,15 @@ pub const WAITING: i32 = 0;
 /// The parts do not fit each other, or the kernel refused.
 const FAILED: i32 = -1;
 
+/// Set in what [`join`] returns when the other part had met congestion.
+pub const CONGESTION: u32 = 1 << 16;
+
 /// Joins the part that follows the packet's Ethernet header with the other one. Returns the length of the inner
-/// packet, which then follows the Ethernet header, or [`WAITING`], or a negative number.
+/// packet, which then follows the Ethernet header, with [`CONGESTION`]; or [`WAITING`], or a negative number.
 #[inline(never)]
-pub fn join(ctx: &TcContext, session: u32, counter: u64, part: u32, len: u32) -> i32 {
+pub fn join(ctx: &TcContext, arrival: &Arrival) -> i32 {
+    let (session, counter, len) = (arrival.header.receiver, arrival.header.counter, arrival.payload_len);
+    let part = arrival.header.flags.part as u32;
     let second = part == Part::Second as u32;
     let key = PartKey { counter: if second { counter.wrapping_sub(1) } else { counter }, session, reserved: 0 };
     let Some(own) = PART_SCRATCH.get_ptr_mut(0) else {
@@ -36,11 +43,12 @@ pub fn join(ctx: &TcContext, session: u32, counter: u64, part: u32, len: u32) ->
         return FAILED;
     }
     let skb = ctx.skb.skb;
-    // SAFETY, here and below: the scratch is this CPU's own, looked-up pointers are used at once, lengths are checked
-    // against the buffers, and the context is valid while the program runs.
+    // SAFETY: the scratch is this CPU's own, the length is checked against it, and the context is valid while the
+    // program runs.
     let inserted = unsafe {
         (*own).part = part;
         (*own).len = len;
+        (*own).tos = u32::from(arrival.outer.tos);
         if bpf_skb_load_bytes(skb.cast(), ETHERNET_LEN as u32, (&raw mut (*own).bytes).cast(), len) != 0 {
             return FAILED;
         }
@@ -57,6 +65,7 @@ pub fn join(ctx: &TcContext, session: u32, counter: u64, part: u32, len: u32) ->
     let Some(other) = PART_STORE.get_ptr_mut(key) else {
         return FAILED;
     };
+    // SAFETY: both pointers were just looked up.
     let joined = unsafe { append(ctx, own, other, second, len) };
     // Counters never come again: whatever became of it, nobody will ask for the entry.
     let _ = PART_STORE.remove(key);
@@ -86,6 +95,8 @@ unsafe fn append(ctx: &TcContext, own: *mut StoredPart, other: *mut StoredPart, 
         {
             return FAILED;
         }
-        total as i32
+        // RFC 3168 section 5.3: what has met congestion in part has met it.
+        let congestion = if (*other).tos as u8 & ECN_MASK == ECN_MASK { CONGESTION } else { 0 };
+        (total | congestion) as i32
     }
 }

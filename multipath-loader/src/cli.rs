@@ -107,6 +107,10 @@ pub struct Up {
     /// Only check the file, apply nothing
     #[arg(long)]
     pub check: bool,
+
+    /// Attach TC programs as on kernels before 6.6, by a clsact qdisc: for tests of that way on a newer one
+    #[arg(long, hide = true)]
+    pub clsact: bool,
 }
 
 /// `mpvpn down`.

@@ -28,10 +28,11 @@ use crate::{
         weights,
     },
     dataplane::{
-        Attachments, LoadedPrograms, Lock, Maps, OriginEvents, Pins, address_bytes, address_from, name_bytes, name_text,
+        Attachments, LoadedPrograms, Lock, Maps, OriginEvents, Pins, TcHook, address_bytes, address_from, name_bytes,
+        name_text,
     },
     protocol::static_session,
-    underlay::{Change, Changes, Link, Offloads, TunnelDevice, TunnelLink, Underlay, set_offloads},
+    underlay::{Change, Changes, Link, Offloads, TunnelDevice, TunnelLink, Underlay, UnderlayError, set_offloads},
 };
 
 /// How long `take_down` waits for a daemon to notice that its device is gone.
@@ -81,19 +82,27 @@ struct Daemon {
 
 /// Brings the tunnel up, or takes it over from a daemon that ended, and follows the network until it is told to end.
 /// Calls `ready` when packets can pass.
-pub async fn run(config: Config, bpffs: &Path, ready: impl FnOnce()) -> Result<()> {
+pub async fn run(config: Config, bpffs: &Path, tc: TcHook, ready: impl FnOnce()) -> Result<()> {
     let mut interrupt = signal(SignalKind::interrupt()).context("can't wait for SIGINT")?;
     let mut terminate = signal(SignalKind::terminate()).context("can't wait for SIGTERM")?;
     let underlay = Underlay::open()?;
     let mut changes = Underlay::changes()?;
     let name = config.tunnel.name.clone();
     let pins = Pins::new(bpffs, &name);
-    let mut daemon = match Daemon::start(config, underlay.clone(), &pins).await {
+    let was_up = pins.exist();
+    let had_maps = pins.current_maps().ok();
+    let mut daemon = match Daemon::start(config, underlay.clone(), &pins, tc).await {
         Ok(daemon) => daemon,
         Err(error) => {
             // A first start leaves nothing half-made behind; a tunnel that forwards already stays as it is.
-            if pins.current_maps().is_err() && !pins.has_daemon() {
-                remove(&underlay, &pins, &name).await.context("can't clean up after a failed start")?;
+            let cleaned = match had_maps {
+                _ if pins.has_daemon() => Ok(()),
+                _ if !was_up => remove(&underlay, &pins, &name).await,
+                Some(maps) => pins.remove_other_layouts(&maps),
+                None => Ok(()),
+            };
+            if let Err(left) = cleaned {
+                warn!("can't clean up after the failed start: {left:#}");
             }
             return Err(error);
         }
@@ -104,7 +113,9 @@ pub async fn run(config: Config, bpffs: &Path, ready: impl FnOnce()) -> Result<(
     let end = daemon.follow(&mut changes, &mut origins, &mut interrupt, &mut terminate).await?;
     drop(daemon);
     match end {
-        End::Detached => info!("the daemon ends, the kernel goes on forwarding: `mpvpn down {name}` removes the tunnel"),
+        End::Detached => {
+            info!("the daemon ends, the kernel goes on forwarding: `mpvpn down {name}` removes the tunnel");
+        }
         End::DeviceGone => info!("the device {name} is gone: the tunnel was taken down"),
         End::TakenDown => remove(&underlay, &pins, &name).await?,
     }
@@ -130,22 +141,28 @@ pub async fn take_down(bpffs: &Path, name: &str) -> Result<bool> {
     Ok(existed || deleted)
 }
 
+/// Removes all that is the tunnel's. A device that has its name and is another's stays.
 async fn remove(underlay: &Underlay, pins: &Pins, name: &str) -> Result<()> {
-    underlay.delete_tunnel(name).await?;
-    pins.remove()
+    match underlay.delete_tunnel(name).await {
+        Ok(_) | Err(UnderlayError::NameTaken { .. }) => pins.remove(),
+        Err(error) => Err(error.into()),
+    }
 }
 
 impl Daemon {
-    async fn start(config: Config, underlay: Underlay, pins: &Pins) -> Result<Self> {
+    async fn start(config: Config, underlay: Underlay, pins: &Pins, tc: TcHook) -> Result<Self> {
         let name = config.tunnel.name.clone();
         let prefixes = config.peers.iter().map(|peer| peer.allowed_ips.len()).sum();
         let capacity = Capacity::for_counts(config.peers.len(), prefixes);
-        let directory = pins.prepare(capacity)?;
-        let Some(lock) = pins.lock()? else {
+        pins.prepare()?;
+        let Some(lock) = pins.lock().await? else {
             bail!("another mpvpn is the daemon of {name} already: end it first, or `mpvpn down {name}`");
         };
+        let directory = pins.prepare_maps(capacity)?;
         let old = underlay.tunnel(&name).await?;
-        let device = underlay.ensure_tunnel(&tunnel_device(&config, old.map_or(crate::config::MTU_MIN, |old| old.device.mtu))).await?;
+        let device = underlay
+            .ensure_tunnel(&tunnel_device(&config, old.map_or(crate::config::MTU_MIN, |old| old.device.mtu)))
+            .await?;
         for (end, offloads) in [(&device.device, Offloads::DEVICE), (&device.port, Offloads::PORT)] {
             set_offloads(&end.name, offloads).with_context(|| format!("can't set the offloads of {}", end.name))?;
         }
@@ -155,7 +172,7 @@ impl Daemon {
         let automatic = weights::automatic(&config.uplinks);
         let mut daemon = Self {
             port: bind_port(config.tunnel.listen_port).await,
-            attachments: Attachments::new(pins.links()),
+            attachments: Attachments::new(pins.links(), tc),
             peer_numbers: Vec::new(),
             paths: Vec::new(),
             automatic,
@@ -169,6 +186,13 @@ impl Daemon {
         daemon.write_peers()?;
         daemon.write_local_addresses().await?;
         daemon.write_tunnel()?;
+        let links = daemon.underlay.links().await?;
+        // New ones first: if one of them can't be attached, the others still have their old programs.
+        let mut uplinks = unattached(&daemon.config, &daemon.attachments, &links);
+        uplinks.sort_by_key(|(uplink, link)| daemon.attachments.is_pinned(uplink, link));
+        for (uplink, link) in uplinks {
+            daemon.attachments.attach_uplink(&mut daemon.programs, uplink, link)?;
+        }
         daemon.refresh(None).await?;
         daemon.attachments.attach_egress(&mut daemon.programs, &daemon.device.port)?;
         daemon.underlay.set_addresses(&daemon.device.device, &daemon.config.tunnel.addresses).await?;
@@ -236,7 +260,8 @@ impl Daemon {
                 self.clear_path(number, id)?;
             }
         }
-        let unix_ns = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).context("the clock stands before 1970")?;
+        let unix_ns =
+            SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).context("the clock stands before 1970")?;
         let own = self.config.tunnel.private_key.public();
         let mut indices = BTreeSet::new();
         let mut prefixes = Vec::new();
@@ -423,10 +448,10 @@ impl Daemon {
     /// have now), and writes what changed. Attaches programs to uplinks that have appeared.
     async fn refresh(&mut self, interfaces: Option<&[u32]>) -> Result<()> {
         let links = self.underlay.links().await?;
-        for uplink in &self.config.uplinks {
-            let Some(link) = links.iter().find(|link| link.name == uplink.interface) else { continue };
-            if self.attachments.uplink(&uplink.name).is_none_or(|attached| attached.ifindex != link.index) {
-                self.attachments.attach_uplink(&mut self.programs, uplink, link)?;
+        for (uplink, link) in unattached(&self.config, &self.attachments, &links) {
+            // It may be gone again already; whatever happens to it next is another reason to try.
+            if let Err(error) = self.attachments.attach_uplink(&mut self.programs, uplink, link) {
+                warn!("uplink {}: {error:#}", uplink.name);
             }
         }
         let mut any = false;
@@ -464,7 +489,10 @@ impl Daemon {
 
     /// The way to a path's endpoint; `None` while there is none.
     async fn way(&self, path: &ManagedPath, link: Option<&Link>) -> Result<Option<Way>> {
-        let Some(link) = link.filter(|link| link.is_usable()) else { return Ok(None) };
+        // What the peer sends on an uplink without programs would be lost.
+        let attached = self.attachments.uplink(&self.config.uplinks[path.uplink].name);
+        let has_programs = |link: &&Link| attached.is_some_and(|attached| attached.ifindex == link.index);
+        let Some(link) = link.filter(|link| link.is_usable()).filter(has_programs) else { return Ok(None) };
         let remote = path.identity.remote.ip();
         let Some(route) = self.underlay.route_to(remote, link.index).await? else { return Ok(None) };
         let preferred = match path.preferred_local {
@@ -482,7 +510,9 @@ impl Daemon {
     async fn adapt_mtu(&mut self) -> Result<()> {
         let usable = self.paths.iter().filter(|path| path.written.state == PATH_UP).map(|path| path.written.inner_mtu);
         let Some(mtu) = device_mtu(self.config.tunnel.mtu, usable) else { return Ok(()) };
-        if mtu == self.device.device.mtu {
+        // A device that was just taken down must not be made again.
+        let is_there = matches!(self.underlay.tunnel(&self.config.tunnel.name).await, Ok(Some(_)));
+        if mtu == self.device.device.mtu || !is_there {
             return Ok(());
         }
         if let Some(configured) = self.config.tunnel.mtu.filter(|configured| *configured > mtu) {
@@ -505,13 +535,15 @@ impl Daemon {
         let Some(origin) = self.maps.origin(key) else { return Ok(()) };
         let Some(position) = self.peer_numbers.iter().position(|number| *number == key.peer) else { return Ok(()) };
         let attached = |uplink: &Uplink| self.attachments.uplink(&uplink.name).map(|attached| attached.ifindex);
-        let Some(uplink) = self.config.uplinks.iter().position(|uplink| attached(uplink) == Some(origin.ifindex)) else {
+        let Some(uplink) = self.config.uplinks.iter().position(|uplink| attached(uplink) == Some(origin.ifindex))
+        else {
             return Ok(());
         };
         let peers_id = key.path as u8;
         let remote = SocketAddr::new(address_from(origin.remote), origin.remote_port);
         let local = Some(address_from(origin.local));
-        let known = |path: &&mut ManagedPath| path.peer == key.peer && path.uplink == uplink && path.identity.remote == remote;
+        let known =
+            |path: &&mut ManagedPath| path.peer == key.peer && path.uplink == uplink && path.identity.remote == remote;
         let arrives_by = self.maps.arrival_path(key.peer, peers_id)?;
         let id = if let Some(path) = self.paths.iter_mut().find(known) {
             if path.identity.is_learned {
@@ -544,6 +576,15 @@ impl Daemon {
     }
 }
 
+/// The uplinks whose interface is there and has none of our programs yet.
+fn unattached<'a>(config: &'a Config, attachments: &Attachments, links: &'a [Link]) -> Vec<(&'a Uplink, &'a Link)> {
+    let link_of = |uplink: &'a Uplink| Some((uplink, links.iter().find(|link| link.name == uplink.interface)?));
+    let is_new = |(uplink, link): &(&Uplink, &Link)| {
+        attachments.uplink(&uplink.name).is_none_or(|attached| attached.ifindex != link.index)
+    };
+    config.uplinks.iter().filter_map(link_of).filter(is_new).collect()
+}
+
 /// The name of a path: PEER/UPLINK, with a number from the second endpoint on.
 fn path_name(peer: &str, identity: &PathIdentity) -> String {
     crate::observe::path_name(peer, &name_text(identity.uplink), identity.endpoint)
@@ -552,14 +593,12 @@ fn path_name(peer: &str, identity: &PathIdentity) -> String {
 /// The tunnel's device. Its hardware addresses come from the key, so that they stay the same.
 fn tunnel_device(config: &Config, mtu: u32) -> TunnelDevice {
     let hash = blake3::hash(config.tunnel.private_key.public().as_bytes());
-    let [a, b, c, d, e, f, ..] = *hash.as_bytes();
     // 02: locally administered, not multicast (IEEE 802, section 8.4).
-    TunnelDevice {
-        name: config.tunnel.name.clone(),
-        mtu,
-        mac: [0x02, 0x6d, 0x70, a, b, c],
-        port_mac: [0x02, 0x6d, 0x70, d, e, f],
-    }
+    let mac = |from: usize| {
+        let bytes = hash.as_bytes();
+        [0x02, 0x6d, 0x70, bytes[from], bytes[from + 1], bytes[from + 2]]
+    };
+    TunnelDevice { name: config.tunnel.name.clone(), mtu, mac: mac(0), port_mac: mac(3) }
 }
 
 /// Keeps the tunnel's port from other programs. The programs take the packets before any socket does, so a port that

@@ -1,8 +1,10 @@
 //! Developer tasks of the repository, called as `cargo xtask TASK`.
 
+mod bench;
 mod budget;
 mod build;
 mod command;
+mod demo;
 mod kernel;
 mod leftovers;
 mod linker;
@@ -37,8 +39,13 @@ enum Task {
         #[arg(long)]
         release: bool,
     },
+    /// Show it: three unequal links, one tunnel, 32 TCP flows, a weight change, a cut link
+    Demo(demo::Options),
     /// Run every check: format, lints, documentation, host tests, lab tests
     Test(test::Options),
+    /// Measure: see `docs/measurements.md`
+    #[command(subcommand)]
+    Bench(bench::Benchmark),
     /// Compare the verified instructions of each eBPF program with the committed budget
     Budget {
         /// Write a new budget from what the kernel's verifier counts now
@@ -62,7 +69,9 @@ fn run(task: Task) -> anyhow::Result<()> {
     match task {
         Task::Setup => setup::machine(&workspace).map(drop),
         Task::Build { release } => build::all(&workspace, Profile::from_release(release)),
+        Task::Demo(options) => demo::run(&workspace, &options),
         Task::Test(options) => test::run(&workspace, &options),
+        Task::Bench(benchmark) => bench::run(&workspace, &benchmark),
         Task::Budget { update } => budget::check(&workspace, update),
     }
 }

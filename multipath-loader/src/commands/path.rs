@@ -11,6 +11,7 @@ use multipath_common::maps::PathSettings;
 use super::status::path_table;
 use crate::{
     cli::{Global, PathList, PathSet, Setting},
+    config::Rate,
     dataplane::{Maps, PathRecord, Pins, name_text, tunnels},
     observe::{PathStatus, collect, path_name},
 };
@@ -38,9 +39,9 @@ pub async fn set(args: &PathSet, global: &Global) -> Result<()> {
     let mut maps = Maps::open(&Pins::new(&global.bpffs, &name).current_maps()?)?;
     let mut named: Vec<(String, PathRecord)> = Vec::new();
     for peer in maps.peers()? {
-        let peer_name = name_text(peer.peer.name);
+        let owner = name_text(peer.peer.name);
         for record in maps.paths_of(peer.number)? {
-            named.push((path_name(&peer_name, &name_text(record.path.uplink), record.path.endpoint), record));
+            named.push((path_name(&owner, &name_text(record.path.uplink), record.path.endpoint), record));
         }
     }
     let chosen: Vec<PathRecord> = named
@@ -49,14 +50,14 @@ pub async fn set(args: &PathSet, global: &Global) -> Result<()> {
         .map(|(_, record)| *record)
         .collect();
     if chosen.is_empty() {
-        let names: Vec<&str> = named.iter().map(|(name, _)| name.as_str()).collect();
-        bail!("the tunnel {name} has no path or uplink {}: it has {}", args.path, names.join(", "));
+        let paths: Vec<&str> = named.iter().map(|(name, _)| name.as_str()).collect();
+        bail!("the tunnel {name} has no path or uplink {}: it has {}", args.path, paths.join(", "));
     }
     for record in chosen {
         let settings = match args.setting {
             Setting::Weight { value } => PathSettings { weight: value.fixed().unwrap_or(0), ..record.operator },
             Setting::Rate { value } => {
-                PathSettings { rate_kbps: value.fixed().map_or(0, |rate| rate.kbit()), ..record.operator }
+                PathSettings { rate_kbps: value.fixed().map_or(0, Rate::kbit), ..record.operator }
             }
         };
         maps.set_operator(record.peer, record.id, settings)?;

@@ -53,7 +53,9 @@ fn print(out: &mut impl Write, tunnel: &TunnelStatus) -> Result<()> {
 /// The table of paths that `status` and `path list` print.
 pub(super) fn path_table(paths: &[crate::observe::PathStatus]) -> Table {
     let mut table = Table::new();
-    table.load_style(NOTHING).set_header(["path", "key", "state", "weight", "share", "rate", "remote", "sent", "received"]);
+    table
+        .load_style(NOTHING)
+        .set_header(["path", "key", "state", "weight", "share", "rate", "remote", "sent", "received"]);
     for path in paths {
         let weight = if path.operator_weight.is_some() { format!("{}*", path.weight) } else { path.weight.to_string() };
         table.add_row([
@@ -62,7 +64,7 @@ pub(super) fn path_table(paths: &[crate::observe::PathStatus]) -> Table {
             path.state.to_owned(),
             weight,
             format!("{:.0} %", path.share * 100.0),
-            path.rate_kbps.map_or_else(|| "-".to_owned(), |rate| format!("{} kbit/s", rate)),
+            path.rate_kbps.map_or_else(|| "-".to_owned(), |rate| format!("{rate} kbit/s")),
             path.remote.to_string(),
             traffic(&path.egress),
             traffic(&path.ingress),
@@ -87,7 +89,12 @@ fn traffic(traffic: &TrafficStatus) -> String {
 fn bytes(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
     let unit = (0..UNITS.len() - 1).find(|unit| bytes >> (10 * (unit + 1)) == 0).unwrap_or(UNITS.len() - 1);
-    if unit == 0 { format!("{bytes} B") } else { format!("{:.1} {}", bytes as f64 / f64::from(1 << (10 * unit.min(3))) / if unit > 3 { 1024.0 } else { 1.0 }, UNITS[unit]) }
+    if unit == 0 {
+        return format!("{bytes} B");
+    }
+    // Tenths, rounded down.
+    let tenths = (bytes >> (10 * (unit - 1))) * 10 / 1024;
+    format!("{}.{} {}", tenths / 10, tenths % 10, UNITS[unit])
 }
 
 fn drop_table(drops: &[DropStatus]) -> Table {

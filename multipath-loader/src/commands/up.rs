@@ -8,6 +8,7 @@ use crate::{
     cli::{Global, Up},
     config::Config,
     daemon,
+    dataplane::TcHook,
 };
 
 /// Runs `mpvpn up`. Prints `ready` when packets can pass.
@@ -19,7 +20,8 @@ pub async fn up(args: &Up, global: &Global) -> Result<()> {
         return Ok(());
     }
     let name = config.tunnel.name.clone();
-    daemon::run(config, &global.bpffs, || {
+    let tc = if args.clsact { TcHook::Clsact } else { TcHook::of_kernel()? };
+    daemon::run(config, &global.bpffs, tc, || {
         // Nobody may be reading: the tunnel runs all the same.
         let _ = writeln!(io::stdout(), "{name} ready");
     })

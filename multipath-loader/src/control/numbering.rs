@@ -4,7 +4,8 @@
 /// Gives every wanted item a number below `limit`: the one that it had, else the lowest that nobody had or has, else
 /// the lowest that is free now. `None` for those that find no room.
 pub fn assign<T: PartialEq>(wanted: &[T], had: &[(u32, T)], limit: u32) -> Vec<Option<u32>> {
-    let kept = |item: &T| had.iter().find(|(number, other)| other == item && *number < limit).map(|(number, _)| *number);
+    let kept =
+        |item: &T| had.iter().find(|(number, other)| other == item && *number < limit).map(|(number, _)| *number);
     let mut numbers: Vec<Option<u32>> = wanted.iter().map(kept).collect();
     for index in 0..numbers.len() {
         if numbers[index].is_some() {

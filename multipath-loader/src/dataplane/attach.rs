@@ -16,7 +16,11 @@ use aya::programs::{
 };
 use tracing::{debug, info};
 
-use super::load::{EGRESS, INGRESS_TC, INGRESS_TC_RAW, LoadedPrograms};
+use super::{
+    clsact,
+    load::{EGRESS, INGRESS_TC, INGRESS_TC_RAW, LoadedPrograms},
+    probe::has_tcx,
+};
 use crate::{
     config,
     underlay::{Link, LinkLayer},
@@ -42,6 +46,31 @@ impl Hook {
             Self::Tc => "tc",
         }
     }
+
+    /// Name of the pin of the XDP link; a link keeps its mode for life, so each mode has its own.
+    fn xdp_pin(self, uplink: &str, ifindex: u32) -> Option<String> {
+        match self {
+            Self::XdpNative => Some(format!("{uplink}-xdp-{ifindex}")),
+            Self::XdpGeneric => Some(format!("{uplink}-xdp-generic-{ifindex}")),
+            Self::Tc => None,
+        }
+    }
+}
+
+/// How TC programs are attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TcHook {
+    /// By links (TCX, Linux 6.6): replaced in one step, detached with their pin.
+    Tcx,
+    /// As filters of a clsact qdisc, for older kernels.
+    Clsact,
+}
+
+impl TcHook {
+    /// The best that the kernel has.
+    pub fn of_kernel() -> Result<Self> {
+        Ok(if has_tcx()? { Self::Tcx } else { Self::Clsact })
+    }
 }
 
 /// Where an uplink's programs are attached.
@@ -56,13 +85,14 @@ pub struct Attached {
 /// All that is attached.
 pub struct Attachments {
     links: PathBuf,
+    tc: TcHook,
     uplinks: BTreeMap<String, Attached>,
 }
 
 impl Attachments {
     /// Nothing is attached yet; links are pinned in `links`.
-    pub fn new(links: PathBuf) -> Self {
-        Self { links, uplinks: BTreeMap::new() }
+    pub fn new(links: PathBuf, tc: TcHook) -> Self {
+        Self { links, tc, uplinks: BTreeMap::new() }
     }
 
     /// What is attached to the uplink of this name.
@@ -72,24 +102,60 @@ impl Attachments {
 
     /// Attaches the egress program to `mp0-port`, or replaces the one that is there.
     pub fn attach_egress(&self, programs: &mut LoadedPrograms, port: &Link) -> Result<()> {
-        let pin = self.links.join(format!("egress-{}", port.index));
-        attach_tc(programs.classifier(EGRESS)?, &port.name, &pin)
+        self.attach_tc(programs.classifier(EGRESS)?, "egress", port)
     }
 
     /// Attaches the ingress programs to an uplink, or replaces those that are there.
     pub fn attach_uplink(&mut self, programs: &mut LoadedPrograms, uplink: &config::Uplink, link: &Link) -> Result<()> {
         let program = if link.layer == LinkLayer::Ethernet { INGRESS_TC } else { INGRESS_TC_RAW };
-        let pin = self.links.join(format!("{}-tc-{}", uplink.name, link.index));
-        attach_tc(programs.classifier(program)?, &link.name, &pin)?;
-        let pin = self.links.join(format!("{}-xdp-{}", uplink.name, link.index));
-        let hook = if link.layer == LinkLayer::Ethernet {
-            attach_xdp(programs.xdp()?, uplink, link, &pin)?
-        } else {
-            Hook::Tc
-        };
+        self.attach_tc(programs.classifier(program)?, &format!("{}-tc", uplink.name), link)?;
+        let hook = if link.layer == LinkLayer::Ethernet { self.attach_xdp(programs, uplink, link)? } else { Hook::Tc };
         info!("uplink {}: {} by {}", uplink.name, link.name, hook.name());
         self.uplinks.insert(uplink.name.clone(), Attached { ifindex: link.index, hook });
         Ok(())
+    }
+
+    fn attach_tc(&self, program: &mut SchedClassifier, name: &str, link: &Link) -> Result<()> {
+        match self.tc {
+            TcHook::Tcx => attach_tc(program, &link.name, &self.links.join(format!("{name}-{}", link.index))),
+            TcHook::Clsact => clsact::attach(program, &self.links, name, link),
+        }
+    }
+
+    /// Attaches XDP as the configuration asks; with `auto` in the driver if it can, and not at all otherwise: generic XDP
+    /// only screens packets, TC takes them as they are.
+    fn attach_xdp(&self, programs: &mut LoadedPrograms, uplink: &config::Uplink, link: &Link) -> Result<Hook> {
+        let hook = match uplink.xdp {
+            config::Xdp::Auto | config::Xdp::Native => Hook::XdpNative,
+            config::Xdp::Generic => Hook::XdpGeneric,
+            config::Xdp::Off => Hook::Tc,
+        };
+        for other in [Hook::XdpNative, Hook::XdpGeneric].into_iter().filter(|other| *other != hook) {
+            // An interface has one XDP program, whatever its mode: the old one goes first, and TC takes its packets.
+            other.xdp_pin(&uplink.name, link.index).map_or(Ok(()), |name| remove_pin(&self.links.join(name)))?;
+        }
+        let Some(pin) = hook.xdp_pin(&uplink.name, link.index).map(|name| self.links.join(name)) else {
+            return Ok(Hook::Tc);
+        };
+        let (program, mode) = match hook {
+            Hook::XdpGeneric => (programs.xdp_generic()?, XdpMode::Skb),
+            _ => (programs.xdp()?, XdpMode::Driver),
+        };
+        match (attach_xdp(program, mode, link, &pin), uplink.xdp) {
+            (Ok(()), _) => Ok(hook),
+            (Err(error), config::Xdp::Auto) => {
+                debug!("no native XDP on {}: {error:#}", link.name);
+                Ok(Hook::Tc)
+            }
+            (Err(error), _) => Err(error).with_context(|| {
+                format!("can't attach XDP to {}: write xdp = \"auto\" or \"off\" for uplink {}", link.name, uplink.name)
+            }),
+        }
+    }
+
+    /// Whether an earlier daemon has attached programs to the uplink.
+    pub fn is_pinned(&self, uplink: &config::Uplink, link: &Link) -> bool {
+        self.links.join(format!("{}-tc-{}", uplink.name, link.index)).exists()
     }
 
     /// Forgets an uplink whose interface is gone; the kernel has detached the programs with it.
@@ -103,14 +169,16 @@ impl Attachments {
         let mut current = vec![format!("egress-{}", port.index)];
         for (name, attached) in &self.uplinks {
             current.push(format!("{name}-tc-{}", attached.ifindex));
-            if attached.hook != Hook::Tc {
-                current.push(format!("{name}-xdp-{}", attached.ifindex));
-            }
+            current.extend(attached.hook.xdp_pin(name, attached.ifindex));
         }
         for entry in fs::read_dir(&self.links).context("can't read the directory of links")? {
             let entry = entry.context("can't read the directory of links")?;
-            if !current.iter().any(|name| entry.file_name().to_str() == Some(name)) {
+            let file = entry.file_name().to_string_lossy().into_owned();
+            // A filter's pin has more numbers behind the name.
+            let is_current = |name: &String| file == *name || file.starts_with(&format!("{name}{}", clsact::MARK));
+            if !current.iter().any(is_current) {
                 debug!("unpinning {}", entry.path().display());
+                clsact::detach(&file)?;
                 remove_pin(&entry.path())?;
             }
         }
@@ -127,7 +195,7 @@ fn pinned(pin: &Path) -> Result<Option<FdLink>> {
     }
 }
 
-fn remove_pin(pin: &Path) -> Result<()> {
+pub(super) fn remove_pin(pin: &Path) -> Result<()> {
     match fs::remove_file(pin) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(error).with_context(|| format!("can't remove {}", pin.display()))
@@ -150,45 +218,25 @@ fn attach_tc(program: &mut SchedClassifier, interface: &str, pin: &Path) -> Resu
     let options = TcAttachOptions::TcxOrder(LinkOrder::default());
     let id = program
         .attach_with_options(interface, TcAttachType::Ingress, options)
-        .with_context(|| format!("can't attach a program to the ingress of {interface} (TCX, kernel 6.6 or later)"))?;
+        .with_context(|| format!("can't attach a program to the ingress of {interface}"))?;
     let link: FdLink = program.take_link(id)?.try_into().context("the kernel gave no link to pin")?;
     link.pin(pin).with_context(|| format!("can't pin {}", pin.display()))?;
     Ok(())
 }
 
-/// Attaches XDP as the configuration asks; with `auto` in the driver if it can, and not at all otherwise: generic XDP
-/// copies packets that TC takes as they are.
-fn attach_xdp(program: &mut Xdp, uplink: &config::Uplink, link: &Link, pin: &Path) -> Result<Hook> {
-    let (mode, hook) = match uplink.xdp {
-        config::Xdp::Auto | config::Xdp::Native => (XdpMode::Driver, Hook::XdpNative),
-        config::Xdp::Generic => (XdpMode::Skb, Hook::XdpGeneric),
-        config::Xdp::Off => {
-            remove_pin(pin)?;
-            return Ok(Hook::Tc);
-        }
-    };
+/// Attaches XDP to an interface, or replaces the program that is there.
+fn attach_xdp(program: &mut Xdp, mode: XdpMode, link: &Link, pin: &Path) -> Result<()> {
     if let Some(pinned) = pinned(pin)? {
         let pinned = XdpLink::try_from(pinned).context("the pinned link is not for XDP")?;
         if let Ok(id) = program.attach_to_link(pinned) {
             drop(program.take_link(id)?);
-            return Ok(hook);
+            return Ok(());
         }
         remove_pin(pin)?;
     }
-    let attached = program.attach_to_if_index(link.index, mode).map_err(anyhow::Error::from).and_then(|id| {
-        // aya falls back to netlink silently; such a link cannot be pinned, and is detached when it is dropped.
-        let link: FdLink = program.take_link(id)?.try_into().context("the kernel gave no link to pin")?;
-        link.pin(pin).with_context(|| format!("can't pin {}", pin.display()))?;
-        Ok(())
-    });
-    match (attached, uplink.xdp) {
-        (Ok(()), _) => Ok(hook),
-        (Err(error), config::Xdp::Auto) => {
-            debug!("no native XDP on {}: {error:#}", link.name);
-            Ok(Hook::Tc)
-        }
-        (Err(error), _) => Err(error).with_context(|| {
-            format!("can't attach XDP to {}: write xdp = \"auto\" or \"off\" for uplink {}", link.name, uplink.name)
-        }),
-    }
+    let id = program.attach_to_if_index(link.index, mode)?;
+    // aya falls back to netlink silently; such a link cannot be pinned, and is detached when it is dropped.
+    let attached: FdLink = program.take_link(id)?.try_into().context("the kernel gave no link to pin")?;
+    attached.pin(pin).with_context(|| format!("can't pin {}", pin.display()))?;
+    Ok(())
 }

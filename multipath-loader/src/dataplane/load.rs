@@ -21,8 +21,10 @@ pub(super) const EGRESS: &str = "egress";
 pub(super) const INGRESS_TC: &str = "ingress_tc";
 /// Program for the ingress of uplinks without link-layer header.
 pub(super) const INGRESS_TC_RAW: &str = "ingress_tc_raw";
-/// Program for the XDP hook of uplinks.
+/// Program for the XDP hook of uplinks whose driver has it.
 pub(super) const INGRESS_XDP: &str = "ingress_xdp";
+/// Program for the XDP hook in the kernel's stack.
+pub(super) const INGRESS_XDP_GENERIC: &str = "ingress_xdp_generic";
 
 /// The programs, loaded, with their maps pinned.
 pub struct LoadedPrograms {
@@ -88,10 +90,19 @@ impl LoadedPrograms {
         program.try_into().with_context(|| format!("the program {name} is not for TC"))
     }
 
-    /// The XDP program, for attaching or for a test run.
+    /// The XDP program for drivers, for attaching or for a test run.
     pub fn xdp(&mut self) -> Result<&mut Xdp> {
-        let program = self.ebpf.program_mut(INGRESS_XDP).context("the object has no XDP program")?;
-        program.try_into().context("the XDP program is not for XDP")
+        self.xdp_named(INGRESS_XDP)
+    }
+
+    /// The XDP program for the kernel's stack, for attaching or for a test run.
+    pub fn xdp_generic(&mut self) -> Result<&mut Xdp> {
+        self.xdp_named(INGRESS_XDP_GENERIC)
+    }
+
+    fn xdp_named(&mut self, name: &str) -> Result<&mut Xdp> {
+        let program = self.ebpf.program_mut(name).with_context(|| format!("the object has no program {name}"))?;
+        program.try_into().with_context(|| format!("the program {name} is not for XDP"))
     }
 }
 

@@ -9,15 +9,18 @@ use std::{
 use anyhow::{Context, Result};
 use aya::{
     Pod,
-    maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, PerCpuValues, RingBuf, lpm_trie::Key},
+    maps::{
+        Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, PerCpuValues, RingBuf,
+        lpm_trie::Key,
+    },
 };
 use bytemuck::Zeroable;
 use ipnet::IpNet;
 use multipath_common::{
     drops::DropReason,
     maps::{
-        Address, DropKey, DropStats, GENERATION_AUTOMATIC, GENERATION_OPERATOR, MAX_PATHS, NAME_LEN, Origin,
-        OriginKey, PATH_UNUSED, Path as PathEntry, PathSettings, PathStats, Peer, Session, Traffic, Tunnel, path_slot,
+        Address, DropKey, DropStats, GENERATION_AUTOMATIC, GENERATION_OPERATOR, MAX_PATHS, NAME_LEN, Origin, OriginKey,
+        PATH_UNUSED, Path as PathEntry, PathSettings, PathStats, Peer, Session, Traffic, Tunnel, path_slot,
     },
 };
 use tokio::io::unix::AsyncFd;
@@ -288,7 +291,8 @@ impl Maps {
 
     /// Our path for packets of a peer's path id; `None` when it is not known.
     pub fn arrival_path(&self, peer: u32, peers_id: u8) -> Result<Option<u8>> {
-        let entry = self.arrival_paths.get(&path_slot(peer, peers_id), 0).context("can't read the map arrival_paths")?;
+        let entry =
+            self.arrival_paths.get(&path_slot(peer, peers_id), 0).context("can't read the map arrival_paths")?;
         Ok(entry.checked_sub(1).map(|slot| (slot % MAX_PATHS as u32) as u8))
     }
 

@@ -3,13 +3,14 @@
 //! Nothing else in the loader touches aya.
 
 mod attach;
+mod clsact;
 mod load;
 mod maps;
 mod pins;
 mod probe;
 
 pub use self::{
-    attach::{Attached, Attachments, Hook},
+    attach::{Attached, Attachments, Hook, TcHook},
     load::{LoadedPrograms, OBJECT},
     maps::{DropCount, Maps, OriginEvents, PathRecord, PeerRecord, address_bytes, address_from, name_bytes, name_text},
     pins::{Lock, Pins, tunnels},

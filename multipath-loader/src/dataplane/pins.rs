@@ -10,6 +10,7 @@ use std::{
     fs, io,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
@@ -23,8 +24,14 @@ use nix::{
     },
 };
 
+use super::clsact;
+
 /// Directory of all tunnels in a bpffs.
 const TUNNELS: &str = "mpvpn";
+/// How often a daemon tries to lock its tunnel.
+const LOCK_ATTEMPTS: u32 = 10;
+/// How long it waits before it tries again.
+const LOCK_PAUSE: Duration = Duration::from_millis(5);
 /// Directory of a tunnel's links.
 const LINKS: &str = "links";
 
@@ -53,13 +60,16 @@ impl Pins {
         self.directory.is_dir()
     }
 
-    /// Mounts bpffs if it is not mounted, and makes the directories of a layout.
-    pub fn prepare(&self, capacity: Capacity) -> Result<PathBuf> {
+    /// Mounts bpffs if it is not mounted, and makes the directories that the tunnel needs to be locked.
+    pub fn prepare(&self) -> Result<()> {
         mount_bpffs(&self.bpffs)?;
+        make_directory(&self.links())
+    }
+
+    /// Makes the directory of the maps of a layout. Only the daemon may: two layouts are an interrupted upgrade.
+    pub fn prepare_maps(&self, capacity: Capacity) -> Result<PathBuf> {
         let maps = self.maps(capacity);
-        for directory in [&self.directory, &self.links(), &maps] {
-            fs::create_dir_all(directory).with_context(|| format!("can't make {}", directory.display()))?;
-        }
+        make_directory(&maps)?;
         Ok(maps)
     }
 
@@ -106,13 +116,16 @@ impl Pins {
 
     /// Removes everything. What is attached by a link in it alone is detached.
     pub fn remove(&self) -> Result<()> {
+        clsact::detach_all(&self.links())?;
         for directory in subdirectories(&self.directory).unwrap_or_default() {
             remove_directory(&directory)?;
         }
         remove_directory(&self.directory)?;
         // The directory of all tunnels goes with the last one.
         match fs::remove_dir(self.bpffs.join(TUNNELS)) {
-            Err(error) if error.kind() != io::ErrorKind::DirectoryNotEmpty && error.kind() != io::ErrorKind::NotFound => {
+            Err(error)
+                if error.kind() != io::ErrorKind::DirectoryNotEmpty && error.kind() != io::ErrorKind::NotFound =>
+            {
                 Err(error).context("can't remove the directory of all tunnels")
             }
             _ => Ok(()),
@@ -120,10 +133,21 @@ impl Pins {
     }
 
     /// Becomes the tunnel's daemon; `None` when another process is.
-    pub fn lock(&self) -> Result<Option<Lock>> {
+    pub async fn lock(&self) -> Result<Option<Lock>> {
+        for _ in 1..LOCK_ATTEMPTS {
+            if let Some(lock) = self.try_lock(FlockArg::LockExclusiveNonblock)? {
+                return Ok(Some(lock));
+            }
+            // Whoever asks for the daemon holds the lock for a moment.
+            tokio::time::sleep(LOCK_PAUSE).await;
+        }
+        self.try_lock(FlockArg::LockExclusiveNonblock)
+    }
+
+    fn try_lock(&self, kind: FlockArg) -> Result<Option<Lock>> {
         let directory = open(&self.directory, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
             .with_context(|| format!("can't open {}", self.directory.display()))?;
-        match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
+        match Flock::lock(directory, kind) {
             Ok(lock) => Ok(Some(Lock { lock })),
             Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(None),
             Err((_, error)) => Err(error).with_context(|| format!("can't lock {}", self.directory.display())),
@@ -132,7 +156,7 @@ impl Pins {
 
     /// Whether a daemon holds the lock.
     pub fn has_daemon(&self) -> bool {
-        matches!(self.lock(), Ok(None))
+        matches!(self.try_lock(FlockArg::LockSharedNonblock), Ok(None))
     }
 
     fn tunnel(&self) -> String {
@@ -149,6 +173,10 @@ pub fn tunnels(bpffs: &Path) -> Vec<String> {
         .collect();
     names.sort();
     names
+}
+
+fn make_directory(directory: &Path) -> Result<()> {
+    fs::create_dir_all(directory).with_context(|| format!("can't make {}", directory.display()))
 }
 
 fn subdirectories(directory: &Path) -> Result<Vec<PathBuf>> {

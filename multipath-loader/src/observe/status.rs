@@ -1,6 +1,6 @@
 //! The status of a tunnel as data: printed as tables by the commands, and as JSON.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use anyhow::{Context, Result};
 use multipath_common::maps::{PATH_UP, Traffic};
@@ -121,7 +121,8 @@ pub fn collect(pins: &Pins) -> Result<TunnelStatus> {
     for record in maps.peers()? {
         let peer = name_text(record.peer.name);
         let paths = maps.paths_of(record.number)?;
-        let total: u64 = paths.iter().filter(|path| path.path.state == PATH_UP).map(|path| u64::from(path.weight())).sum();
+        let total: u64 =
+            paths.iter().filter(|path| path.path.state == PATH_UP).map(|path| u64::from(path.weight())).sum();
         let paths: Vec<PathStatus> = paths.iter().map(|path| path_status(&peer, path, total, now_ns)).collect();
         names.extend(paths.iter().map(|path| ((record.number, path.id), path.name.clone())));
         peers.push(PeerStatus {
@@ -153,6 +154,7 @@ pub fn collect(pins: &Pins) -> Result<TunnelStatus> {
     })
 }
 
+#[expect(clippy::cast_precision_loss, reason = "16 weights of 32 bits stay far below 2^52")]
 fn path_status(peer: &str, record: &PathRecord, total_weight: u64, now_ns: u64) -> PathStatus {
     let path = &record.path;
     let up = path.state == PATH_UP;
@@ -179,7 +181,8 @@ fn path_status(peer: &str, record: &PathRecord, total_weight: u64, now_ns: u64) 
 }
 
 fn traffic_status(traffic: &Traffic, now_ns: u64) -> TrafficStatus {
-    let ago = (traffic.last_seen_ns != 0).then(|| now_ns.saturating_sub(traffic.last_seen_ns) as f64 / 1e9);
+    let ago = (traffic.last_seen_ns != 0)
+        .then(|| Duration::from_nanos(now_ns.saturating_sub(traffic.last_seen_ns)).as_secs_f64());
     TrafficStatus { packets: traffic.packets, bytes: traffic.bytes, last_seen_seconds: ago }
 }
 
@@ -191,5 +194,5 @@ fn interface_name(ifindex: u32) -> String {
 /// The clock of the programs, nanoseconds.
 fn boottime_ns() -> Result<u64> {
     let now = clock_gettime(ClockId::CLOCK_BOOTTIME).context("can't read the clock")?;
-    Ok(now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64)
+    Ok(Duration::from(now).as_nanos() as u64)
 }

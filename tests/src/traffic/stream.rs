@@ -2,6 +2,7 @@
 
 use std::io::IoSliceMut;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::ops::Range;
 use std::os::fd::AsRawFd as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -77,6 +78,9 @@ pub struct StreamReport {
     /// All one-way delays in the order of arrival.
     #[serde(skip)]
     pub delays_ms: Vec<f64>,
+    /// When each packet arrived, since the first packet was sent; in the order of arrival.
+    #[serde(skip)]
+    pub arrivals_ms: Vec<f64>,
 }
 
 /// How one-way delays are distributed, in milliseconds.
@@ -293,6 +297,14 @@ impl StreamReport {
         self.lost as f64 / self.sent.max(1) as f64
     }
 
+    /// The longest time without a packet that lies at least partly in `window` (milliseconds since the first packet was sent).
+    pub fn largest_gap_within(&self, window: Range<f64>) -> f64 {
+        let times = [0.0].into_iter().chain(self.arrivals_ms.iter().copied()).chain([window.end]);
+        let times = times.collect::<Vec<_>>();
+        let gaps = times.windows(2).filter(|pair| pair[1] > window.start && pair[0] < window.end);
+        gaps.map(|pair| pair[1] - pair[0]).fold(0.0, f64::max)
+    }
+
     fn of(sent: &Sent, received: &Received) -> Self {
         let arrivals = &received.arrivals;
         let mut seen = vec![false; sent.packets as usize];
@@ -334,6 +346,7 @@ impl StreamReport {
             largest_gap_at_ms,
             received_per_interval,
             delays_ms,
+            arrivals_ms: arrivals.iter().map(|arrival| ms_since_start(arrival.at_ns)).collect(),
         }
     }
 }
@@ -396,6 +409,13 @@ mod tests {
         assert_eq!((report.received, report.lost, report.duplicated, report.reordered), (5, 5, 1, 1));
         assert_eq!((report.largest_gap_ms, report.largest_gap_at_ms), (4.0, 10.0));
         assert!((report.delay.median - 5.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_gap_counts_where_it_is_in_the_window() {
+        let report = report(&[(0, 1), (1, 2), (2, 8), (3, 9), (4, 12)]);
+        let gap = |window| report.largest_gap_within(window);
+        assert_eq!((gap(5.0..20.0), gap(8.5..11.0), gap(0.0..1.5)), (8.0, 3.0, 1.0));
     }
 
     #[test]

@@ -1,0 +1,147 @@
+//! The stage of a test: a topology with its tunnel up, and nothing else running beside it.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use multipath_tests::{Daemon, Gateway, LinkSpec, Topology, TunnelConfig};
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
+
+use crate::journey::Journey;
+
+/// How long something that the daemon does on its own may take on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Two gateways with their hosts, `mp0` between them.
+pub struct Scene {
+    /// The daemons of `mp0`, gateway a's first.
+    pub daemons: Vec<Daemon>,
+    /// Gateways, hosts and links.
+    pub topology: Topology,
+    _alone: MutexGuard<'static, ()>,
+}
+
+impl Scene {
+    /// Links and `mp0` over all of them.
+    pub fn new(links: &[LinkSpec]) -> Result<Self> {
+        Self::with(links, |_, _| Ok(()))
+    }
+
+    /// The same, with the configurations of the gateways changed before.
+    pub fn with(
+        links: &[LinkSpec],
+        change: impl FnOnce(&Topology, &mut [TunnelConfig; 2]) -> Result<()>,
+    ) -> Result<Self> {
+        let alone = alone()?;
+        let topology = Topology::new(links)?;
+        let mut configs = topology.tunnel_configs(0);
+        change(&topology, &mut configs)?;
+        let daemons = up_both(&topology, &configs)?;
+        Ok(Self { daemons, topology, _alone: alone })
+    }
+
+    /// The same, with one ingress hook on all uplinks.
+    pub fn with_hook(links: &[LinkSpec], hook: &str) -> Result<Self> {
+        Self::with(links, |_, configs| {
+            set_hook(configs, hook);
+            Ok(())
+        })
+    }
+
+    /// From host to host, in both directions and with both inner families.
+    pub fn journeys(&self) -> [Journey<'_>; 4] {
+        let Topology { a, b, .. } = &self.topology;
+        [
+            Journey::new(a.host(), b.host(), b.host_v4()),
+            Journey::new(a.host(), b.host(), b.host_v6()),
+            Journey::new(b.host(), a.host(), a.host_v4()),
+            Journey::new(b.host(), a.host(), a.host_v6()),
+        ]
+    }
+
+    /// Ends the test.
+    ///
+    /// # Errors
+    /// A daemon has ended on its own, or something is left behind.
+    pub fn close(self) -> Result<()> {
+        let Self { mut daemons, topology, _alone } = self;
+        for daemon in &mut daemons {
+            ensure!(daemon.is_running(), "a daemon has ended; its log:\n{}", daemon.log());
+        }
+        drop(daemons);
+        let left = topology.lab.close()?;
+        ensure!(left.is_empty(), "the lab left something behind: {left:?}");
+        Ok(())
+    }
+}
+
+/// Waits until no other test of this program runs, and moves the test to one processor.
+pub fn alone() -> Result<MutexGuard<'static, ()>> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    let guard = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    run_on(Processors::One)?;
+    Ok(guard)
+}
+
+/// Where the calling thread and everything that it starts runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Processors {
+    /// In order: a sender or an emulator that moves to another processor overtakes its own packets, which still wait in the
+    /// queue of the first one (net/core/dev.c, `enqueue_to_backlog`).
+    One,
+    /// As fast as the machine is.
+    All,
+}
+
+/// Moves the calling thread.
+pub fn run_on(processors: Processors) -> Result<()> {
+    let mut set = CpuSet::new();
+    let count = if processors == Processors::One { 1 } else { CpuSet::count() };
+    (0..count).try_for_each(|processor| set.set(processor))?;
+    sched_setaffinity(Pid::from_raw(0), &set).context("cannot choose a processor")
+}
+
+/// Starts a tunnel on both gateways at once.
+pub fn up_both(topology: &Topology, configs: &[TunnelConfig; 2]) -> Result<Vec<Daemon>> {
+    up_all(&[(&topology.a, &configs[0]), (&topology.b, &configs[1])])
+}
+
+/// Starts a tunnel on all gateways at once.
+pub fn up_all(gateways: &[(&Gateway, &TunnelConfig)]) -> Result<Vec<Daemon>> {
+    thread::scope(|scope| {
+        let starting: Vec<_> = gateways.iter().map(|(gateway, config)| scope.spawn(|| gateway.up(config))).collect();
+        starting
+            .into_iter()
+            .map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .collect()
+    })
+}
+
+/// Has all uplinks receive by one hook: `auto`, `native`, `generic` or `off`.
+pub fn set_hook(configs: &mut [TunnelConfig; 2], hook: &str) {
+    for uplink in configs.iter_mut().flat_map(|config| &mut config.uplinks) {
+        uplink.xdp = Some(hook.to_owned());
+    }
+}
+
+/// Waits until something holds.
+///
+/// # Errors
+/// It does not within some seconds; the last state is part of the error.
+pub fn eventually<T: std::fmt::Debug>(
+    what: &str,
+    mut look: impl FnMut() -> Result<T>,
+    holds: impl Fn(&T) -> bool,
+) -> Result<T> {
+    let start = Instant::now();
+    loop {
+        let state = look().with_context(|| what.to_owned())?;
+        if holds(&state) {
+            return Ok(state);
+        }
+        ensure!(start.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}; but {state:?}");
+        thread::sleep(Duration::from_millis(20));
+    }
+}

@@ -1,0 +1,155 @@
+//! `cargo xtask bench datapath`: what the programs cost, and what the tunnel carries beside what else there is.
+
+use anyhow::{Result, ensure};
+use multipath_tests::TunnelConfig;
+
+use super::compare::Contestant;
+use super::program_time::{LENGTHS, Times};
+use super::report::Report;
+use super::rig::Rig;
+use super::scale::Case;
+use super::{idle, report};
+use crate::command::is_root;
+use crate::workspace::{Profile, Workspace};
+use crate::{build, setup};
+
+/// Uplinks of the rig.
+const UPLINKS: usize = 6;
+/// Paths and peers of the tunnels whose programs are timed.
+const SIZES: [(usize, usize); 5] = [(2, 1), (8, 1), (16, 1), (2, 100), (2, 10_000)];
+/// Peers of the tunnels whose maps are weighed.
+const CAPACITIES: [usize; 3] = [16, 1_000, 10_000];
+
+/// How to measure.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// End standard output with one line of JSON
+    #[arg(long)]
+    json: bool,
+    /// Length of each timed run of traffic
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=600))]
+    seconds: u32,
+    /// Repetitions, of which the median counts
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+    reps: u32,
+    /// Only one part of the figures
+    #[arg(long)]
+    only: Option<Part>,
+}
+
+/// A part of the figures.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Part {
+    /// Time of the programs
+    Programs,
+    /// The tunnel beside veth and VXLAN
+    Compare,
+    /// Many paths and peers
+    Scale,
+}
+
+/// Builds release binaries, measures and reports.
+pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
+    ensure!(is_root(), "the lab makes network namespaces: run `cargo xtask bench` as root");
+    // SAFETY: nothing has started a thread yet that could read the environment.
+    unsafe { std::env::set_var("MPVPN_BIN", workspace.mpvpn(Profile::Release)) };
+    setup::machine(workspace)?;
+    build::all(workspace, Profile::Release)?;
+
+    let wants = |part| options.only.is_none_or(|only| only == part);
+    let mut report = Report { idle: idle::check()?, ..Report::default() };
+    if wants(Part::Programs) || wants(Part::Compare) {
+        let mut rig = Rig::new(UPLINKS)?;
+        let mut configs = [rig.configs(0, &["up0".to_owned()]), rig.configs(1, &["up1".to_owned()])];
+        configs[1].iter_mut().for_each(without_xdp);
+        for pair in &configs {
+            rig.up(pair)?;
+        }
+        if wants(Part::Programs) {
+            report.programs = programs(&rig, options)?;
+        }
+        if wants(Part::Compare) {
+            report.contestants = compare(&rig, options)?;
+        }
+    }
+    if wants(Part::Scale) {
+        report.cases = scale(options)?;
+        for peers in CAPACITIES {
+            report.memory.push((peers, memory(peers, &report.cases)?));
+        }
+    }
+    print!("{report}");
+    if options.json {
+        println!("{}", report.json());
+    }
+    Ok(())
+}
+
+fn without_xdp(config: &mut TunnelConfig) {
+    for uplink in &mut config.uplinks {
+        uplink.xdp = Some("off".to_owned());
+    }
+}
+
+fn programs(rig: &Rig, options: &Options) -> Result<Vec<(u16, Times)>> {
+    let ways = [Rig::tunnel(0), Rig::tunnel(1), Rig::uplink(2)];
+    let mut times: Vec<(u16, Times)> = LENGTHS.map(|length| (length, Times::default())).into();
+    for repetition in 1..=options.reps {
+        idle::check()?;
+        for (length, times) in &mut times {
+            report::progress(repetition, options.reps, &format!("programs, packets of {length} bytes"));
+            times.measure(rig, ways.each_ref(), *length, options.seconds)?;
+        }
+    }
+    Ok(times)
+}
+
+fn compare(rig: &Rig, options: &Options) -> Result<Vec<Contestant>> {
+    let [raw, vxlan, tunnel, tunnel_tc] = [Rig::uplink(2), rig.vxlan(3)?, Rig::tunnel(0), Rig::tunnel(1)];
+    let [raw_offloads, vxlan_offloads] = [Rig::uplink(4), rig.vxlan(5)?];
+    rig.switch_offloads(&vxlan.device, false)?;
+    for device in ["up4", "up5"] {
+        rig.switch_offloads(device, true)?;
+    }
+    let mut contestants = vec![
+        Contestant::new("raw", "veth pair", &raw, None),
+        Contestant::new("vxlan", "kernel VXLAN over veth", &vxlan, None),
+        Contestant::new("tunnel", "tunnel, XDP ingress (the default)", &tunnel, None),
+        Contestant::new("tunnel_tc", "tunnel, TC ingress", &tunnel_tc, Some(true)),
+        Contestant::new("tunnel_tc_no_gro", "tunnel, TC ingress, GRO of mp0 off", &tunnel_tc, Some(false)),
+        Contestant::new("raw_offloads", "veth pair with offloads", &raw_offloads, None),
+        Contestant::new("vxlan_offloads", "kernel VXLAN with offloads", &vxlan_offloads, None),
+    ];
+    for repetition in 1..=options.reps {
+        idle::check()?;
+        for contestant in &mut contestants {
+            report::progress(repetition, options.reps, contestant.what);
+            contestant.measure(rig, options.seconds)?;
+        }
+    }
+    Ok(contestants)
+}
+
+fn scale(options: &Options) -> Result<Vec<Case>> {
+    let mut cases = Vec::new();
+    for (paths, peers) in SIZES {
+        eprintln!("  .. bringing up {paths} paths, {peers} peers");
+        cases.push(Case::new(paths, peers)?);
+    }
+    for repetition in 1..=options.reps {
+        idle::check()?;
+        for case in &mut cases {
+            report::progress(repetition, options.reps, &format!("{} paths, {} peers", case.paths, case.peers));
+            case.measure(options.seconds)?;
+        }
+    }
+    Ok(cases)
+}
+
+/// Memory of the maps for so many peers: of a case that is there, or of a tunnel made for it.
+fn memory(peers: usize, cases: &[Case]) -> Result<u64> {
+    match cases.iter().find(|case| case.peers == peers) {
+        Some(case) => Ok(case.memory),
+        None => Ok(Case::new(1, peers)?.memory),
+    }
+}

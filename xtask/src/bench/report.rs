@@ -1,0 +1,160 @@
+//! The figures as tables for people and as one line of JSON for programs.
+
+use std::fmt;
+
+use serde_json::{Map, Value, json};
+
+use super::compare::Contestant;
+use super::program_time::Times;
+use super::sample::Sample;
+use super::scale::Case;
+
+/// All that was measured; parts that were not are empty.
+#[derive(Default)]
+pub(crate) struct Report {
+    /// Share of idle processor time at the start.
+    pub(crate) idle: f64,
+    /// Times of the programs by length of the inner packets.
+    pub(crate) programs: Vec<(u16, Times)>,
+    /// The ways under comparison.
+    pub(crate) contestants: Vec<Contestant>,
+    /// Tunnels of several sizes.
+    pub(crate) cases: Vec<Case>,
+    /// Peers, and bytes of a gateway's maps.
+    pub(crate) memory: Vec<(usize, u64)>,
+}
+
+/// Says on standard error what is being measured.
+pub(crate) fn progress(repetition: u32, of: u32, what: &str) {
+    eprintln!("  .. {repetition}/{of} {what}");
+}
+
+impl Times {
+    /// Name and net time of each program, nanoseconds.
+    fn net(&self) -> [(&'static str, Sample); 3] {
+        let [xdp, tc] = [self.empty_xdp.median(), self.empty_tc.median()];
+        [
+            ("egress", self.egress.less(tc)),
+            ("ingress_xdp", self.ingress_xdp.less(xdp)),
+            ("ingress_tc", self.ingress_tc.less(tc)),
+        ]
+    }
+}
+
+impl Report {
+    /// All figures as one object.
+    pub(crate) fn json(&self) -> Value {
+        let mut object = Map::new();
+        object.insert("idle".into(), json!(self.idle));
+        for (length, times) in &self.programs {
+            let mut add = |name: &str, sample: &Sample| {
+                let entry = object.entry(format!("{name}_ns")).or_insert_with(|| json!({}));
+                entry[length.to_string()] = sample.json();
+            };
+            for (name, net) in times.net() {
+                add(name, &net);
+            }
+            // What a veth uplink receives with by default.
+            add("ingress", &times.net()[1].1);
+            add("empty_xdp", &times.empty_xdp);
+            add("empty_tc", &times.empty_tc);
+        }
+        for contestant in &self.contestants {
+            let Contestant { name, tcp_mbps, pps, sent_pps, rtt_us, .. } = contestant;
+            for (figure, sample) in [("tcp_mbps", tcp_mbps), ("pps", pps), ("sent_pps", sent_pps), ("rtt_us", rtt_us)] {
+                object.entry(figure).or_insert_with(|| json!({}))[*name] = sample.json();
+            }
+        }
+        if !self.cases.is_empty() {
+            let cases = self.cases.iter().map(|case| {
+                json!({
+                    "paths": case.paths,
+                    "peers": case.peers,
+                    "egress_ns": case.egress.json(),
+                    "ingress_ns": case.ingress_xdp.json(),
+                    "up_seconds": case.ready_after.as_secs_f64(),
+                })
+            });
+            object.insert("scale".into(), cases.collect());
+            let memory = self.memory.iter().map(|(peers, bytes)| (peers.to_string(), json!(bytes)));
+            object.insert("memory_bytes".into(), Value::Object(memory.collect()));
+        }
+        object.into()
+    }
+
+    fn write_programs(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "\nTime of a run, ns, less an empty program: median (smallest to largest)")?;
+        writeln!(
+            f,
+            "{:12} {:>24} {:>24} {:>24} {:>14}",
+            "inner bytes", "egress", "ingress XDP", "ingress TC", "empty XDP, TC"
+        )?;
+        for (length, times) in &self.programs {
+            write!(f, "{length:<12}")?;
+            for (_, net) in times.net() {
+                write!(f, " {net:>24.0}")?;
+            }
+            writeln!(f, " {:>9.0}, {:>3.0}", times.empty_xdp.median(), times.empty_tc.median())?;
+        }
+        Ok(())
+    }
+
+    fn write_contestants(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "\nMedian (smallest to largest); offloads off where not named")?;
+        writeln!(f, "{:36} {:>24} {:>28} {:>9} {:>20}", "", "TCP Mbit/s", "64-byte packets/s", "sent", "RTT us")?;
+        for contestant in &self.contestants {
+            let Contestant { what, tcp_mbps, pps, sent_pps, rtt_us, .. } = contestant;
+            writeln!(f, "{what:36} {tcp_mbps:>24.0} {pps:>28.0} {:>9.0} {rtt_us:>20.1}", sent_pps.median())?;
+        }
+        let named = |name| self.contestants.iter().find(|contestant| contestant.name == name);
+        if let (Some(vxlan), Some(tunnel)) = (named("vxlan"), named("tunnel")) {
+            writeln!(
+                f,
+                "tunnel beside VXLAN: TCP {:.2}, packets {:.2} ({:.2} sent), RTT {:+.1} us",
+                tunnel.tcp_mbps.median() / vxlan.tcp_mbps.median(),
+                tunnel.pps.median() / vxlan.pps.median(),
+                tunnel.sent_pps.median() / vxlan.sent_pps.median(),
+                tunnel.rtt_us.median() - vxlan.rtt_us.median(),
+            )?;
+        }
+        Ok(())
+    }
+
+    fn write_cases(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "\nTime of a run, ns, with the taking of it; packets of 64 bytes, 16 flows")?;
+        writeln!(f, "{:>6} {:>7} {:>24} {:>24} {:>10}", "paths", "peers", "egress", "ingress XDP", "up after")?;
+        for case in &self.cases {
+            let Case { paths, peers, egress, ingress_xdp, ready_after, .. } = case;
+            writeln!(
+                f,
+                "{paths:>6} {peers:>7} {egress:>24.0} {ingress_xdp:>24.0} {:>8.2} s",
+                ready_after.as_secs_f64()
+            )?;
+        }
+        writeln!(f, "\nKernel memory of a gateway's maps")?;
+        for (peers, bytes) in &self.memory {
+            writeln!(f, "{peers:>6} peers {:>8.1} MiB", *bytes as f64 / f64::from(1 << 20))?;
+        }
+        if let ([(few, low), .., (many, high)], true) = (self.memory.as_slice(), self.memory.len() > 1) {
+            let each = (high.saturating_sub(*low)) as f64 / (many - few) as f64;
+            writeln!(f, "{each:.0} bytes more for each peer")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{:.0} % of the processors idle before the first run", self.idle * 100.0)?;
+        if !self.programs.is_empty() {
+            self.write_programs(f)?;
+        }
+        if !self.contestants.is_empty() {
+            self.write_contestants(f)?;
+        }
+        if !self.cases.is_empty() {
+            self.write_cases(f)?;
+        }
+        Ok(())
+    }
+}

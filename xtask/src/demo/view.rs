@@ -1,0 +1,216 @@
+//! How the demo is shown: a live panel below the lines of what happened, or plain lines only.
+
+use std::collections::VecDeque;
+use std::io::{self, IsTerminal, Stdout, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use multipath_tests::interrupt::on_interrupt;
+use nix::sys::termios::{LocalFlags, SetArg, Termios, tcgetattr, tcsetattr};
+use ratatui::backend::CrosstermBackend;
+use ratatui::layout::{Constraint, Layout, Rect};
+use ratatui::style::{Color, Modifier, Style};
+use ratatui::text::{Line, Span};
+use ratatui::widgets::{Block, Cell, Paragraph, Row, Sparkline, Table, Widget as _};
+use ratatui::{Frame, Terminal, TerminalOptions, Viewport};
+
+use super::meter::{Figures, PathFigures};
+
+/// Lines of the live panel: border, now, header, three paths, sum, sparkline, drops, border.
+const PANEL_HEIGHT: u16 = 11;
+const BAR_WIDTH: usize = 20;
+/// Time between two plain lines of figures.
+const LINE_INTERVAL: Duration = Duration::from_secs(1);
+const COLORS: [Color; 3] = [Color::Cyan, Color::Magenta, Color::Green];
+
+/// Where the demo is shown.
+pub(crate) struct View {
+    started: Instant,
+    is_interrupted: Arc<AtomicBool>,
+    /// Absent: plain lines. The panel inside is taken by whoever closes it: the demo's end or an interrupt.
+    panel: Option<Arc<Mutex<Option<Panel>>>>,
+    last_line: Instant,
+    now: String,
+}
+
+/// The live panel. Keys are not echoed while it is there; dropping it gives the terminal back.
+struct Panel {
+    terminal: Terminal<CrosstermBackend<Stdout>>,
+    keyboard: Option<Termios>,
+    totals: VecDeque<u64>,
+    /// What all links carry, Mbit/s.
+    scale: f64,
+}
+
+impl View {
+    /// A panel where standard output is a terminal and `is_plain` is not asked for. `scale` is what all links carry, Mbit/s.
+    pub(crate) fn open(is_plain: bool, scale: f64) -> Self {
+        let is_live = !is_plain && io::stdout().is_terminal();
+        // A terminal that does not answer where its cursor is can show lines only.
+        let panel = if is_live { Panel::open(scale).ok() } else { None };
+        let panel = panel.map(|panel| Arc::new(Mutex::new(Some(panel))));
+        let is_interrupted = Arc::new(AtomicBool::new(false));
+        let (interrupted, shown) = (is_interrupted.clone(), panel.clone());
+        on_interrupt(move || {
+            interrupted.store(true, Ordering::SeqCst);
+            drop(shown.and_then(|panel| take(&panel)));
+        });
+        let started = Instant::now();
+        Self { started, is_interrupted, panel, last_line: started, now: String::new() }
+    }
+
+    /// The process was interrupted and is about to end.
+    pub(crate) fn is_interrupted(&self) -> bool {
+        self.is_interrupted.load(Ordering::SeqCst)
+    }
+
+    /// Writes what happened, with the time; further lines are indented.
+    pub(crate) fn tell(&mut self, text: &str) -> Result<()> {
+        let mut lines = text.lines();
+        let first = format!("{:6.1} s  {}", self.started.elapsed().as_secs_f64(), lines.next().unwrap_or_default());
+        let lines: Vec<String> = [first].into_iter().chain(lines.map(|line| format!("{:10}{line}", ""))).collect();
+        match &self.panel {
+            Some(panel) => with(panel, |panel| panel.insert(&lines)),
+            None => print(&lines.join("\n")),
+        }
+    }
+
+    /// Says what goes on from now, and writes it too.
+    pub(crate) fn begin(&mut self, now: &str) -> Result<()> {
+        now.lines().next().unwrap_or_default().clone_into(&mut self.now);
+        self.tell(now)
+    }
+
+    /// Shows figures of the last second.
+    pub(crate) fn show(&mut self, figures: &Figures) -> Result<()> {
+        if let Some(panel) = &self.panel {
+            let (now, seconds) = (&self.now, self.started.elapsed().as_secs());
+            return with(panel, |panel| panel.draw(figures, now, seconds));
+        }
+        if self.last_line.elapsed() < LINE_INTERVAL {
+            return Ok(());
+        }
+        self.last_line = Instant::now();
+        let paths: Vec<String> = figures.paths.iter().map(plain).collect();
+        let lost: u64 = figures.paths.iter().map(|path| path.lost).sum();
+        self.tell(&format!("{:5.2} Mbit/s: {}; lost on links {lost}", figures.total(), paths.join(", ")))
+    }
+
+    /// Gives the terminal back.
+    pub(crate) fn close(self) {
+        drop(self.panel.and_then(|panel| take(&panel)));
+    }
+}
+
+fn plain(path: &PathFigures) -> String {
+    let PathFigures { uplink, is_up, due_share, share, mbps, .. } = path;
+    let state = if *is_up { "" } else { " DOWN" };
+    format!("{uplink}{state} {mbps:.2} ({:.0} of {:.0} %)", share * 100.0, due_share * 100.0)
+}
+
+fn print(text: &str) -> Result<()> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{text}").and_then(|()| out.flush()).context("cannot write to standard output")
+}
+
+fn take(panel: &Mutex<Option<Panel>>) -> Option<Panel> {
+    panel.lock().unwrap_or_else(PoisonError::into_inner).take()
+}
+
+/// Works on the panel unless it is closed already.
+fn with(panel: &Mutex<Option<Panel>>, work: impl FnOnce(&mut Panel) -> io::Result<()>) -> Result<()> {
+    let mut panel = panel.lock().unwrap_or_else(PoisonError::into_inner);
+    panel.as_mut().map_or(Ok(()), work).context("cannot draw on the terminal")
+}
+
+impl Panel {
+    fn open(scale: f64) -> io::Result<Self> {
+        let options = TerminalOptions { viewport: Viewport::Inline(PANEL_HEIGHT) };
+        let terminal = Terminal::with_options(CrosstermBackend::new(io::stdout()), options)?;
+        // Not raw mode: Ctrl-C has to stay a signal.
+        let keyboard = tcgetattr(io::stdin()).ok();
+        if let Some(mut silent) = keyboard.clone() {
+            silent.local_flags.remove(LocalFlags::ECHO | LocalFlags::ICANON);
+            let _ = tcsetattr(io::stdin(), SetArg::TCSANOW, &silent);
+        }
+        Ok(Self { terminal, keyboard, totals: VecDeque::new(), scale })
+    }
+
+    fn insert(&mut self, lines: &[String]) -> io::Result<()> {
+        let lines: Vec<Line<'_>> = lines.iter().map(|line| Line::raw(line.as_str())).collect();
+        self.terminal.insert_before(lines.len() as u16, |buffer| Paragraph::new(lines).render(buffer.area, buffer))
+    }
+
+    fn draw(&mut self, figures: &Figures, now: &str, seconds: u64) -> io::Result<()> {
+        self.totals.push_back((figures.total() * 100.0) as u64);
+        let scale = self.scale;
+        let totals = &mut self.totals;
+        self.terminal.draw(|frame| render(frame, figures, now, seconds, scale, totals)).map(drop)
+    }
+}
+
+impl Drop for Panel {
+    fn drop(&mut self) {
+        let _ = self.terminal.clear();
+        let _ = self.terminal.show_cursor();
+        if let Some(keyboard) = &self.keyboard {
+            let _ = tcsetattr(io::stdin(), SetArg::TCSANOW, keyboard);
+        }
+    }
+}
+
+fn render(frame: &mut Frame<'_>, figures: &Figures, now: &str, seconds: u64, scale: f64, totals: &mut VecDeque<u64>) {
+    let clock = format!(" {}:{:02} ", seconds / 60, seconds % 60);
+    let block = Block::bordered().title(" mpvpn demo ").title_top(Line::from(clock).right_aligned());
+    let inside = block.inner(frame.area());
+    frame.render_widget(block, frame.area());
+    let rows = [1, 1 + COLORS.len() as u16, 1, 2, 1].map(Constraint::Length);
+    let [now_row, table, sum, history, drops] = Layout::vertical(rows).areas(inside);
+
+    frame.render_widget(Line::styled(now, Style::new().add_modifier(Modifier::BOLD)), now_row);
+    paths(frame, table, figures, scale);
+    let total = figures.total();
+    let text = format!("{:<12}{:<25}{total:6.2} of {scale:.2} Mbit/s payload", "sum", "");
+    frame.render_widget(Line::styled(text, Style::new().add_modifier(Modifier::BOLD)), sum);
+    while totals.len() > usize::from(history.width) {
+        totals.pop_front();
+    }
+    let sparkline = Sparkline::default().data(totals.iter()).max((scale * 100.0) as u64);
+    frame.render_widget(sparkline.style(Style::new().fg(Color::Blue)), history);
+    let text = format!("dropped by the tunnel: {} packets in the last second", figures.dropped);
+    frame.render_widget(Line::styled(text, Style::new().add_modifier(Modifier::DIM)), drops);
+}
+
+fn paths(frame: &mut Frame<'_>, area: Rect, figures: &Figures, scale: f64) {
+    let header = ["path", "state", "weight", "due", "share", "Mbit/s", "", "lost/s"];
+    let widths = [11, 5, 6, 5, 5, 6, BAR_WIDTH as u16, 6].map(Constraint::Length);
+    let rows = figures.paths.iter().zip(COLORS).map(|(path, color)| {
+        let state = if path.is_up {
+            Span::styled("up", Style::new().fg(Color::Green))
+        } else {
+            Span::styled("DOWN", Style::new().fg(Color::Red).add_modifier(Modifier::BOLD))
+        };
+        Row::new([
+            Cell::from(Span::styled(path.name.as_str(), Style::new().fg(color))),
+            Cell::from(state),
+            Cell::from(format!("{:>6}", path.weight)),
+            Cell::from(format!("{:3.0} %", path.due_share * 100.0)),
+            Cell::from(format!("{:3.0} %", path.share * 100.0)),
+            Cell::from(format!("{:6.2}", path.mbps)),
+            Cell::from(Span::styled(bar(path.mbps / scale * 2.0), Style::new().fg(color))),
+            Cell::from(format!("{:>6}", path.lost)),
+        ])
+    });
+    let header = Row::new(header).style(Style::new().add_modifier(Modifier::DIM));
+    frame.render_widget(Table::new(rows, widths).header(header), area);
+}
+
+/// A bar of eighths of a character, for 0 to 1.
+fn bar(part: f64) -> String {
+    let eighths = (part.clamp(0.0, 1.0) * BAR_WIDTH as f64 * 8.0).round() as usize;
+    let rest = [' ', '▏', '▎', '▍', '▌', '▋', '▊', '▉'][eighths % 8];
+    let full = "█".repeat(eighths / 8);
+    if eighths % 8 == 0 { full } else { format!("{full}{rest}") }
+}
