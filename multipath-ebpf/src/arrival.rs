@@ -11,9 +11,7 @@ use aya_log_ebpf::info;
 use multipath_common::{
     drops::DropReason,
     inner,
-    maps::{
-        CIPHER_NONE, FAMILY_IPV4, FAMILY_IPV6, MAX_PATHS, Origin, OriginKey, PATH_UNUSED, Session, path_slot,
-    },
+    maps::{CIPHER_NONE, FAMILY_IPV4, FAMILY_IPV6, MAX_PATHS, Origin, OriginKey, PATH_UNUSED, Session, path_slot},
     outer::{self, IPV4_UDP_WORDS, IPV6_UDP_WORDS, Outer},
     wire::{DataHeader, HEADER_LEN, HEADER_WORDS, IPV4_HEADER_LEN, PacketType, TAG_LEN, type_byte},
 };
@@ -221,7 +219,10 @@ fn report_origin(ctx: &impl EbpfContext, arrival: &Arrival) -> u32 {
         return 0;
     }
     if ORIGINS.insert(key, origin, u64::from(BPF_ANY)).is_ok() {
-        info!(ctx, "peer {}: path {} now comes by interface {} from port {}", key.peer, key.path, ifindex, origin.remote_port);
+        info!(
+            ctx,
+            "peer {}: path {} now comes by interface {} from port {}", key.peer, key.path, ifindex, origin.remote_port
+        );
         // A full ring means a daemon that does not read it: it looks into `origins` when it starts.
         let _ = ORIGIN_EVENTS.output(key, 0);
     }

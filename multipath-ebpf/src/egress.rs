@@ -15,8 +15,8 @@ use multipath_common::{
 };
 
 use crate::{
-    intrinsics::fetch_add,
     drops::{Account, Exit},
+    intrinsics::fetch_add,
     maps::{PART_SCRATCH, PATH_STATS, PATHS_MAP, PEERS_MAP, SESSIONS, TUNNEL},
     packet::{ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Packet},
     path_choice::{self, Choice},
@@ -67,8 +67,7 @@ pub fn forward(ctx: &TcContext, account: &mut Account) -> Result<i32, Exit> {
     let mut choice = path_choice::of_flow(&inner.key)?;
     let mut path = path(choice)?;
     if inner.len > path.inner_mtu {
-        choice.path =
-            path_choice::for_long_packet(&inner.key, choice.peer, inner.len).ok_or(DropReason::NoPath)?;
+        choice.path = path_choice::for_long_packet(&inner.key, choice.peer, inner.len).ok_or(DropReason::NoPath)?;
         path = self::path(choice)?;
     }
     if inner.key.protocol == TCP && inner.has_ports {
@@ -149,7 +148,13 @@ fn session(peer: u32, count: u64) -> Result<(u64, u32), Exit> {
 
 /// Sends a packet in two parts: gives a copy of it back to `mp0-port` for the second one, and sends the first.
 #[inline(always)]
-fn send_in_parts(ctx: &TcContext, account: &mut Account, inner: &Inner, choice: Choice, path: &Path) -> Result<i32, Exit> {
+fn send_in_parts(
+    ctx: &TcContext,
+    account: &mut Account,
+    inner: &Inner,
+    choice: Choice,
+    path: &Path,
+) -> Result<i32, Exit> {
     let first_len = parts::split(inner.len, path.inner_mtu).ok_or(DropReason::TooBig)?;
     let tunnel: &Tunnel = TUNNEL.get(0).ok_or(DropReason::NoSession)?;
     let (counter, _) = session(choice.peer, 2)?;

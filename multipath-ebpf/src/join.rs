@@ -89,9 +89,11 @@ unsafe fn append(ctx: &TcContext, own: *mut StoredPart, other: *mut StoredPart, 
         if bpf_skb_change_tail(skb, ETHERNET_LEN as u32 + total, 0) != 0 {
             return FAILED;
         }
-        let (front, front_len, back, back_len) = if second { (other, other_len, own, len) } else { (own, len, other, other_len) };
+        let (front, front_len, back, back_len) =
+            if second { (other, other_len, own, len) } else { (own, len, other, other_len) };
         if bpf_skb_store_bytes(skb, ETHERNET_LEN as u32, (&raw const (*front).bytes).cast(), front_len, 0) != 0
-            || bpf_skb_store_bytes(skb, ETHERNET_LEN as u32 + front_len, (&raw const (*back).bytes).cast(), back_len, 0) != 0
+            || bpf_skb_store_bytes(skb, ETHERNET_LEN as u32 + front_len, (&raw const (*back).bytes).cast(), back_len, 0)
+                != 0
         {
             return FAILED;
         }

@@ -97,8 +97,7 @@ fn rendezvous(peer: u32, hash: u64, len: u32) -> u32 {
     let Some(path_set) = PEERS_MAP.get(peer).map(|peer| peer.path_set) else {
         return 0;
     };
-    let mut candidates =
-        Candidates { choice: Rendezvous::new(hash), peer, path_set, len, widest_mtu: 0, widest: 0 };
+    let mut candidates = Candidates { choice: Rendezvous::new(hash), peer, path_set, len, widest_mtu: 0, widest: 0 };
     // SAFETY: callback and context fit each other.
     unsafe { bpf_loop(MAX_PATHS as u32, offer_path as *mut _, (&raw mut candidates).cast(), 0) };
     match candidates.choice.winner() {

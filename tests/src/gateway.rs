@@ -136,10 +136,19 @@ impl Gateway {
     /// # Errors
     /// It ends, or is not ready within [`READY_PATIENCE`]; the error has its log.
     pub fn daemon(&self, config: &Path) -> Result<Daemon> {
+        self.daemon_with(config, &[])
+    }
+
+    /// Starts `mpvpn up <config> <options>` and waits until it says [`READY`].
+    ///
+    /// # Errors
+    /// As [`Gateway::daemon`].
+    pub fn daemon_with(&self, config: &Path, options: &[&str]) -> Result<Daemon> {
         let number = self.daemons.fetch_add(1, Ordering::Relaxed);
         let log = self.directory.join(format!("mpvpn-{number}.log"));
         let file = File::create(&log).with_context(|| format!("cannot make {}", log.display()))?;
-        let command = self.mpvpn_command(&[OsStr::new("up"), config.as_os_str()])?;
+        let mut command = self.mpvpn_command(&[OsStr::new("up"), config.as_os_str()])?;
+        command.args(options);
         let mut daemon = Daemon { process: Process::spawn_logged(command, &file)?, log, ready_after: Duration::ZERO };
         daemon.wait_until_ready().with_context(|| format!("mpvpn up on gateway {}", self.name))?;
         Ok(daemon)

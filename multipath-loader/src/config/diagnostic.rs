@@ -1,7 +1,7 @@
 //! One error in a configuration file, with its place, and the list that they are collected in.
 
 use std::{
-    fmt,
+    fmt, iter,
     ops::Range,
     path::{Path, PathBuf},
 };
@@ -38,13 +38,16 @@ impl fmt::Display for Diagnostic {
 pub(super) struct Report<'a> {
     file: &'a Path,
     text: &'a str,
+    /// The bytes at which the lines start.
+    lines: Vec<usize>,
     /// Each with the byte where it was found, which gives the order of the list.
     errors: Vec<(usize, Diagnostic)>,
 }
 
 impl<'a> Report<'a> {
     pub(super) fn new(file: &'a Path, text: &'a str) -> Self {
-        Self { file, text, errors: Vec::new() }
+        let lines = iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
+        Self { file, text, lines, errors: Vec::new() }
     }
 
     /// Adds an error at the bytes `span` of the file.
@@ -79,10 +82,10 @@ impl<'a> Report<'a> {
     }
 
     fn place(&self, at: usize) -> (usize, usize) {
-        let before = String::from_utf8_lossy(&self.text.as_bytes()[..at.min(self.text.len())]);
-        let line = before.matches('\n').count() + 1;
-        let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
-        (line, column)
+        let at = at.min(self.text.len());
+        let line = self.lines.partition_point(|&start| start <= at);
+        let before = String::from_utf8_lossy(&self.text.as_bytes()[self.lines[line - 1]..at]);
+        (line, before.chars().count() + 1)
     }
 
     /// Whether nothing is wrong so far.

@@ -52,8 +52,11 @@ pub(super) fn detach(pin: &str) -> Result<()> {
     let Some((name, priority)) = pin.split_once(MARK) else { return Ok(()) };
     let index = name.rsplit('-').next().and_then(|index| index.parse().ok());
     let (Some(index), Ok(priority)) = (index, priority.parse()) else { return Ok(()) };
-    let Ok(interface) = if_indextoname(index) else { return Ok(()) };
-    let interface = interface.to_string_lossy();
+    // For an interface that is gone there is no name, or an empty one.
+    let interface = if_indextoname(index).unwrap_or_default().to_string_lossy().into_owned();
+    if interface.is_empty() {
+        return Ok(());
+    }
     let filter = filter(&interface, priority).with_context(|| format!("can't find the filter on {interface}"))?;
     filter.detach().with_context(|| format!("can't detach the filter from {interface}"))
 }

@@ -188,7 +188,8 @@ fn traffic_status(traffic: &Traffic, now_ns: u64) -> TrafficStatus {
 
 /// The name of an interface, or its index when it is gone.
 fn interface_name(ifindex: u32) -> String {
-    if_indextoname(ifindex).map_or_else(|_| format!("#{ifindex}"), |name| name.to_string_lossy().into_owned())
+    let name = if_indextoname(ifindex).unwrap_or_default().to_string_lossy().into_owned();
+    if name.is_empty() { format!("#{ifindex}") } else { name }
 }
 
 /// The clock of the programs, nanoseconds.

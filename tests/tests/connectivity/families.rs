@@ -31,15 +31,12 @@ fn check(family: Family, hook: &str, name: &str) -> Result<()> {
         journey.sweep(journey.ip_header() + 8..=mtu, 2)?;
         journey.stream()?;
     }
-    let [there_v4, there_v6, back_v4, back_v6] = scene.journeys();
-    for pair in [[there_v4, back_v6], [back_v4, there_v6]] {
-        thread::scope(|scope| {
-            let running = pair.map(|journey| scope.spawn(move || journey.tcp()));
-            running
-                .into_iter()
-                .try_for_each(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-        })?;
-    }
+    thread::scope(|scope| {
+        let running = scene.journeys().map(|journey| scope.spawn(move || journey.tcp()));
+        running
+            .into_iter()
+            .try_for_each(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    })?;
     for gateway in [&scene.topology.a, &scene.topology.b] {
         let status = Status::of(gateway, "mp0")?;
         let paths = if family == Family::Dual { 4 } else { 2 };

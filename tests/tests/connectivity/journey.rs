@@ -130,14 +130,14 @@ impl<'a> Journey<'a> {
         Ok(())
     }
 
-    /// Two TCP flows for a second: data arrives, as much as a slow machine can carry.
+    /// Two TCP flows for a second: they do not stall.
     pub fn tcp(&self) -> Result<()> {
         let run = Iperf { streams: 2, port: 5201 + u16::from(self.address.is_ipv6()), ..Iperf::tcp(self.address, 1) };
         run_on(Processors::All)?;
         let report = run.run(self.from, self.to);
         run_on(Processors::One)?;
         let report = report?;
-        ensure!(report.received_mbps > 5.0, "{self}: TCP carried only {:.2} Mbit/s: {report:?}", report.received_mbps);
+        ensure!(report.received_mbps > 1.0, "{self}: TCP carried only {:.2} Mbit/s: {report:?}", report.received_mbps);
         Ok(())
     }
 

@@ -1,1 +1,88 @@
-//! x
+//! Gateway a behind NAT: b learns where it is.
+
+use std::net::SocketAddr;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use multipath_tests::traffic::{Ping, UdpStream};
+use multipath_tests::{Family, LinkSpec};
+
+use crate::scene::{Scene, eventually};
+use crate::status::{Path, Status};
+
+fn paths_of_b(scene: &Scene) -> Result<Vec<Path>> {
+    Ok(Status::of(&scene.topology.b, "mp0")?.paths().cloned().collect())
+}
+
+fn has_learned(path: &Path, scene: &Scene, link: usize) -> bool {
+    let ports = scene.topology.connections[link].nat.as_ref().map(multipath_tests::Nat::ports);
+    path.learned
+        && path.is_up()
+        && ports.is_some_and(|(first, last)| (first..=last).contains(&path.remote.port()))
+}
+
+#[test]
+fn the_side_without_endpoint_learns_it_and_follows_a_rebind() -> Result<()> {
+    let scene = Scene::new(&[LinkSpec::PERFECT.family(Family::V4).natted()])?;
+    let topology = &scene.topology;
+    let [there, _, back, _] = scene.journeys();
+    ensure!(paths_of_b(&scene)?.is_empty(), "nobody has told b where a is");
+    let early = Ping { count: 1, ..Ping::to(back.address) }.run(back.from)?;
+    ensure!(early.received == 0, "b reaches a before a has sent anything: {early:?}");
+    ensure!(Status::of(&topology.b, "mp0")?.dropped("no_path") > 0, "and counts the packet");
+
+    there.ping(84)?;
+    let learned = eventually("b has learned the path", || paths_of_b(&scene), |paths| {
+        matches!(&paths[..], [path] if has_learned(path, &scene, 0))
+    })?;
+    let outside = topology.connections[0].ends[1].v4.context("IPv4")?;
+    ensure!(learned[0].remote.ip() == SocketAddr::from(([10, 100, 0, 1], 0)).ip(), "{learned:?} as seen by {outside}");
+    let status = Status::of(&topology.a, "mp0")?;
+    ensure!(status.paths().all(|path| !path.learned), "a has b in its configuration: {status:?}");
+    for journey in [back, there] {
+        journey.pings(Status::of(&topology.b, "mp0")?.mtu as usize)?;
+        journey.stream()?;
+        journey.tcp()?;
+    }
+
+    let nat = topology.connections[0].nat.as_ref().context("the link has NAT")?;
+    let stream = UdpStream::to(there.address, 500, 200, Duration::from_millis(1000)).start(there.from, there.to)?;
+    thread::sleep(Duration::from_millis(300));
+    nat.rebind()?;
+    let report = stream.finish()?;
+    ensure!(
+        (report.lost, report.duplicated) == (0, 0),
+        "what a sends goes on through the new mapping: {} lost, {} duplicated",
+        report.lost,
+        report.duplicated
+    );
+    let followed = eventually("b has followed to the new port", || paths_of_b(&scene), |paths| {
+        matches!(&paths[..], [path] if has_learned(path, &scene, 0))
+    })?;
+    ensure!(followed[0].remote != learned[0].remote && followed[0].id == learned[0].id, "{learned:?}, {followed:?}");
+    back.stream()?;
+    back.tcp()?;
+    scene.close()
+}
+
+#[test]
+fn two_links_with_nat() -> Result<()> {
+    let scene = Scene::new(&[LinkSpec::PERFECT.natted(), LinkSpec::PERFECT.natted()])?;
+    let [there_v4, there_v6, back_v4, back_v6] = scene.journeys();
+    // Many flows, so that each of the four paths carries one.
+    there_v4.sweep(100..=103, 40)?;
+    let paths = eventually("b has learned all four paths", || paths_of_b(&scene), |paths| {
+        paths.len() == 4
+            && paths.iter().all(|path| has_learned(path, &scene, usize::from(path.uplink == "up1")))
+    })?;
+    ensure!(paths.iter().filter(|path| path.remote.is_ipv6()).count() == 2, "{paths:?}");
+    for journey in [back_v4, back_v6, there_v4, there_v6] {
+        journey.sweep(100..=103, 40)?;
+        journey.stream()?;
+    }
+    back_v6.tcp()?;
+    let unused = paths_of_b(&scene)?.into_iter().find(|path| path.egress.packets == 0 || path.ingress.packets == 0);
+    ensure!(unused.is_none(), "every learned path carries packets both ways: {unused:?}");
+    scene.close()
+}

@@ -160,7 +160,7 @@ fn a_namespace_that_goes_takes_the_tunnel_with_it() -> Result<()> {
     // A namespace that loses its name lives on as long as the daemon is in it, and so does the tunnel.
     let [mut a, _b] = up(&topology)?;
     let name = gateway.namespace().name();
-    gateway.namespace().output(&["umount", &format!("/run/netns/{name}")], PATIENCE)?.success()?;
+    gateway.namespace().output(&["umount", "--lazy", &format!("/run/netns/{name}")], PATIENCE)?.success()?;
     thread::sleep(Duration::from_millis(100));
     assert!(a.is_running(), "{}", a.log());
     passes(&topology)?;
