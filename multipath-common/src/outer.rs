@@ -148,7 +148,7 @@ pub const fn parse_ipv4(words: &[u32; IPV4_UDP_WORDS], available: u32, port: u16
 
 /// Reads IPv6 and UDP header of a packet of `available` bytes. `Ok(None)` when it is not for `port`.
 ///
-/// Packets with extension headers, fragments among them, are not ours: no tunnel sends them.
+/// Packets with extension headers are not ours: no tunnel sends them. (For fragments see [`is_first_ipv6_fragment`].)
 ///
 /// # Errors
 /// The packet is for the port, but its lengths contradict each other.
@@ -172,6 +172,16 @@ pub const fn parse_ipv6(words: &[u32; IPV6_UDP_WORDS], available: u32, port: u16
         })),
         Err(reason) => Err(reason),
     }
+}
+
+/// Whether an IPv6 packet is the first fragment of a UDP datagram (RFC 8200 section 4.5): its UDP header then follows
+/// the fragment header.
+#[inline(always)]
+pub const fn is_first_ipv6_fragment(words: &[u32; IPV6_UDP_WORDS]) -> bool {
+    const FRAGMENT: u32 = 44;
+    let next = u32::from_be(words[1]) >> 8 & 0xff;
+    let fragment = u32::from_be(words[10]);
+    next == FRAGMENT && fragment >> 24 == UDP as u32 && fragment & 0xfff8 == 0
 }
 
 /// Frame, IP header and UDP header must name the same end. Returns the bytes of UDP payload.
@@ -251,6 +261,20 @@ mod tests {
                 prop_assert_eq!(outer.headers_len + outer.payload_len, available);
             }
         }
+    }
+
+    #[test]
+    fn the_first_fragment_of_ipv6_is_told_from_later_ones() {
+        let fragment = |next: u32, offset_and_more: u32| {
+            let mut words = [0; IPV6_UDP_WORDS];
+            words[1] = (44_u32 << 8).to_be();
+            words[10] = (next << 24 | offset_and_more).to_be();
+            words
+        };
+        assert!(is_first_ipv6_fragment(&fragment(17, 1)));
+        assert!(!is_first_ipv6_fragment(&fragment(17, 8)));
+        assert!(!is_first_ipv6_fragment(&fragment(6, 1)));
+        assert!(!is_first_ipv6_fragment(&ipv6_udp([1; 4], [2; 4], 3, 4, 0, 100, 0)));
     }
 
     #[test]

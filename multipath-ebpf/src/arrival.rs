@@ -132,6 +132,11 @@ pub fn inspect<'a, const L2: usize>(
         }
         (6, 0 | ETHERTYPE_IPV6) => {
             let words = packet.words::<IPV6_UDP_WORDS>(L2).ok_or(Exit::Pass)?;
+            if outer::is_first_ipv6_fragment(&words) {
+                let [ports] = packet.words::<1>(L2 + IPV6_UDP_WORDS * 4).ok_or(Exit::Pass)?;
+                let ours = u32::from_be(ports) & 0xffff == u32::from(port);
+                return Err(if ours { DropReason::OuterFragment.into() } else { Exit::Pass });
+            }
             let outer = outer::parse_ipv6(&words, available, port)?.ok_or(Exit::Pass)?;
             (outer, packet.words::<HEADER_WORDS>(L2 + IPV6_UDP_WORDS * 4))
         }

@@ -8,7 +8,7 @@ use aya_ebpf::{
 use multipath_common::{
     drops::DropReason,
     inner::{Inner, TCP},
-    maps::{CIPHER_NONE, FAMILY_IPV4, MAX_PART_LEN, PATH_UP, Path, Tunnel, path_slot},
+    maps::{CIPHER_NONE, FAMILY_IPV4, MAX_PART_LEN, Path, Tunnel, path_slot},
     mss::{self, MAX_OPTIONS_LEN, OPTIONS_BUFFER_LEN, Search},
     parts,
     wire::{DataHeader, Flags, HEADER_LEN, OVERHEAD_IPV4, OVERHEAD_IPV6, PacketType, Part},
@@ -17,7 +17,7 @@ use multipath_common::{
 use crate::{
     drops::{Account, Exit},
     intrinsics::fetch_add,
-    maps::{PART_SCRATCH, PATH_STATS, PATHS_MAP, PEERS_MAP, SESSIONS, TUNNEL},
+    maps::{PART_SCRATCH, PATH_STATS, PEERS_MAP, SESSIONS, TUNNEL},
     packet::{ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Packet},
     path_choice::{self, Choice},
     underlay::{self, Payload},
@@ -64,11 +64,10 @@ pub fn forward(ctx: &TcContext, account: &mut Account) -> Result<i32, Exit> {
     {
         return send_second_part(ctx, account, &inner, mark);
     }
-    let mut choice = path_choice::of_flow(&inner.key)?;
-    let mut path = path(choice)?;
+    let (mut choice, mut path) = path_choice::of_flow(&inner.key)?;
     if inner.len > path.inner_mtu {
         choice.path = path_choice::for_long_packet(&inner.key, choice.peer, inner.len).ok_or(DropReason::NoPath)?;
-        path = self::path(choice)?;
+        path = path_choice::usable(choice).ok_or(DropReason::NoPath)?;
     }
     if inner.key.protocol == TCP && inner.has_ports {
         clamp_segment_size(ctx, packet, &inner);
@@ -78,14 +77,6 @@ pub fn forward(ctx: &TcContext, account: &mut Account) -> Result<i32, Exit> {
     }
     let payload = Payload { len: inner.len, version: inner.version, tos: inner.tos };
     send(ctx, account, choice, path, payload, Part::Whole, None)
-}
-
-#[inline(always)]
-fn path(choice: Choice) -> Result<&'static Path, Exit> {
-    match PATHS_MAP.get(path_slot(choice.peer, choice.path)) {
-        Some(path) if path.state == PATH_UP => Ok(path),
-        _ => Err(DropReason::NoPath.into()),
-    }
 }
 
 /// Draws a counter unless one is given, seals and sends the payload, counts it.
@@ -171,9 +162,9 @@ fn send_in_parts(
 /// Sends the second part of a packet whose copy came back.
 #[inline(always)]
 fn send_second_part(ctx: &TcContext, account: &mut Account, inner: &Inner, mark: SecondPartMark) -> Result<i32, Exit> {
-    let peer = path_choice::of_flow(&inner.key)?.peer;
+    let (Choice { peer, .. }, _) = path_choice::of_flow(&inner.key)?;
     let choice = Choice { peer, path: mark.path };
-    let path = path(choice)?;
+    let path = path_choice::usable(choice).ok_or(DropReason::NoPath)?;
     let first_len = parts::split(inner.len, path.inner_mtu).ok_or(DropReason::TooBig)?;
     let len = inner.len - first_len;
     if move_to_front(ctx, first_len, len) != 0 {

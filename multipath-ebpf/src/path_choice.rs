@@ -3,7 +3,7 @@
 use aya_ebpf::{bindings::BPF_ANY, btf_maps::lpm_trie::Key, helpers::bpf_loop};
 use multipath_common::{
     drops::DropReason,
-    maps::{Address, Flow, FlowKey, MAX_PATHS, PATH_UP, Source, path_slot},
+    maps::{Address, Flow, FlowKey, MAX_PATHS, PATH_UP, Path, Source, path_slot},
     schedule::{Rendezvous, flow_hash},
 };
 
@@ -123,21 +123,32 @@ fn choose(key: &FlowKey, generation: u64) -> i64 {
     i64::from(peer) << 32 | i64::from(path)
 }
 
-/// The peer and path of a flow: from the flow table, or chosen now.
+/// A path that may be used.
 #[inline(always)]
-pub fn of_flow(key: &FlowKey) -> Result<Choice, Exit> {
+pub fn usable(choice: Choice) -> Option<&'static Path> {
+    PATHS_MAP.get(path_slot(choice.peer, choice.path)).filter(|path| path.state == PATH_UP)
+}
+
+/// The peer and path of a flow: from the flow table, or chosen now. A path that went down, or is being written, is left
+/// at once, before the daemon has advanced the generation.
+#[inline(always)]
+pub fn of_flow(key: &FlowKey) -> Result<(Choice, &'static Path), Exit> {
     let generation = generation();
     // SAFETY: read at once, see `owns`.
     if let Some(flow) = unsafe { FLOWS.get(key) }
         && flow.generation == generation
     {
-        return Ok(Choice { peer: flow.peer, path: flow.path as u8 });
+        let choice = Choice { peer: flow.peer, path: flow.path as u8 };
+        if let Some(path) = usable(choice) {
+            return Ok((choice, path));
+        }
     }
-    match choose(key, generation) {
-        chosen if chosen > 0 => Ok(Choice { peer: (chosen >> 32) as u32, path: (chosen as u32 - 1) as u8 }),
-        reason if reason == -(DropReason::NoPeer as i64) => Err(DropReason::NoPeer.into()),
-        _ => Err(DropReason::NoPath.into()),
-    }
+    let choice = match choose(key, generation) {
+        chosen if chosen > 0 => Choice { peer: (chosen >> 32) as u32, path: (chosen as u32 - 1) as u8 },
+        reason if reason == -(DropReason::NoPeer as i64) => return Err(DropReason::NoPeer.into()),
+        _ => return Err(DropReason::NoPath.into()),
+    };
+    usable(choice).map(|path| (choice, path)).ok_or(DropReason::NoPath.into())
 }
 
 /// The path for a packet of `len` bytes that its flow's path does not carry whole: another one that does, else the

@@ -12,10 +12,10 @@ const CLSACT: &[&str] = &["--clsact"];
 
 /// How many of our filters an interface's ingress has.
 fn filters(topology: &Topology, interface: &str) -> Result<usize> {
-    let shown = topology.a.namespace().output(
-        &["tc", "filter", "show", "dev", interface, "ingress"],
-        Duration::from_secs(5),
-    )?;
+    let shown = topology
+        .a
+        .namespace()
+        .output(&["tc", "filter", "show", "dev", interface, "ingress"], Duration::from_secs(5))?;
     Ok(shown.stdout.matches("direct-action").count())
 }
 

@@ -1,19 +1,22 @@
 //! Numbers for peers and paths. They are keys in maps that outlive the daemon, so they stay what they were as long as
 //! the peer or path is still configured, and are given to others only when nothing else is free.
 
+use std::collections::{HashMap, HashSet};
+use std::hash::Hash;
+
 /// Gives every wanted item a number below `limit`: the one that it had, else the lowest that nobody had or has, else
 /// the lowest that is free now. `None` for those that find no room.
-pub fn assign<T: PartialEq>(wanted: &[T], had: &[(u32, T)], limit: u32) -> Vec<Option<u32>> {
-    let kept =
-        |item: &T| had.iter().find(|(number, other)| other == item && *number < limit).map(|(number, _)| *number);
+pub fn assign<T: Eq + Hash>(wanted: &[T], had: &[(u32, T)], limit: u32) -> Vec<Option<u32>> {
+    let had: HashMap<&T, u32> = had.iter().rev().map(|(number, item)| (item, *number)).collect();
+    let old: HashSet<u32> = had.values().copied().collect();
+    let kept = |item: &T| had.get(item).copied().filter(|number| *number < limit);
     let mut numbers: Vec<Option<u32>> = wanted.iter().map(kept).collect();
-    for index in 0..numbers.len() {
-        if numbers[index].is_some() {
-            continue;
-        }
-        let free = |number: &u32| !numbers.contains(&Some(*number));
-        let never_had = |number: &u32| free(number) && !had.iter().any(|(other, _)| other == number);
-        numbers[index] = (0..limit).find(never_had).or_else(|| (0..limit).find(free));
+    let given: HashSet<u32> = numbers.iter().flatten().copied().collect();
+    let free = || (0..limit).filter(|number| !given.contains(number));
+    let never_had = free().filter(|number| !old.contains(number));
+    let mut rest = never_had.chain(free().filter(|number| old.contains(number)));
+    for number in numbers.iter_mut().filter(|number| number.is_none()) {
+        *number = rest.next();
     }
     numbers
 }

@@ -38,6 +38,8 @@ pub struct Iperf {
     pub is_reverse: bool,
     /// UDP instead of TCP.
     pub udp: Option<UdpLoad>,
+    /// The processors of client and server; `None`: the scheduler's choice, which the packet rate then depends on.
+    pub processors: Option<[u32; 2]>,
 }
 
 /// What iperf3 sends in UDP mode.
@@ -113,6 +115,7 @@ impl Iperf {
             interval: 0.5,
             is_reverse: false,
             udp: None,
+            processors: None,
         }
     }
 
@@ -163,6 +166,9 @@ impl Iperf {
         ]);
         if self.is_reverse {
             command.arg("--reverse");
+        }
+        if let Some([own, server]) = self.processors {
+            command.args(["--affinity", &format!("{own},{server}")]);
         }
         match self.udp {
             Some(load) => {

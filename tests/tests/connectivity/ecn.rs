@@ -132,7 +132,9 @@ fn of_tcp() -> Result<()> {
     let captured = uplink.stop()?;
     let packets = Outer::sent(&captured, 5182)?;
     let full = packets.iter().filter(|(outer, _)| outer.sealed.len() > 1000);
-    let (capable, all) = full.fold((0, 0), |(capable, all), (outer, _)| (capable + usize::from(outer.tos == 2), all + 1));
-    ensure!(all > 100 && capable == all, "{capable} of {all} full segments are ECT(0) on the uplink");
+    let (capable, all) =
+        full.fold((0, 0), |(capable, all), (outer, _)| (capable + usize::from(outer.tos == 2), all + 1));
+    // Segments that TCP sends again are not capable (RFC 3168 section 6.1.5).
+    ensure!(all > 100 && capable * 10 > all * 9, "{capable} of {all} full segments are ECT(0) on the uplink");
     scene.close()
 }

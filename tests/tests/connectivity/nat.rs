@@ -17,9 +17,7 @@ fn paths_of_b(scene: &Scene) -> Result<Vec<Path>> {
 
 fn has_learned(path: &Path, scene: &Scene, link: usize) -> bool {
     let ports = scene.topology.connections[link].nat.as_ref().map(multipath_tests::Nat::ports);
-    path.learned
-        && path.is_up()
-        && ports.is_some_and(|(first, last)| (first..=last).contains(&path.remote.port()))
+    path.learned && path.is_up() && ports.is_some_and(|(first, last)| (first..=last).contains(&path.remote.port()))
 }
 
 #[test]
@@ -33,9 +31,11 @@ fn the_side_without_endpoint_learns_it_and_follows_a_rebind() -> Result<()> {
     ensure!(Status::of(&topology.b, "mp0")?.dropped("no_path") > 0, "and counts the packet");
 
     there.ping(84)?;
-    let learned = eventually("b has learned the path", || paths_of_b(&scene), |paths| {
-        matches!(&paths[..], [path] if has_learned(path, &scene, 0))
-    })?;
+    let learned = eventually(
+        "b has learned the path",
+        || paths_of_b(&scene),
+        |paths| matches!(&paths[..], [path] if has_learned(path, &scene, 0)),
+    )?;
     let outside = topology.connections[0].ends[1].v4.context("IPv4")?;
     ensure!(learned[0].remote.ip() == SocketAddr::from(([10, 100, 0, 1], 0)).ip(), "{learned:?} as seen by {outside}");
     let status = Status::of(&topology.a, "mp0")?;
@@ -57,9 +57,11 @@ fn the_side_without_endpoint_learns_it_and_follows_a_rebind() -> Result<()> {
         report.lost,
         report.duplicated
     );
-    let followed = eventually("b has followed to the new port", || paths_of_b(&scene), |paths| {
-        matches!(&paths[..], [path] if has_learned(path, &scene, 0))
-    })?;
+    let followed = eventually(
+        "b has followed to the new port",
+        || paths_of_b(&scene),
+        |paths| matches!(&paths[..], [path] if has_learned(path, &scene, 0)),
+    )?;
     ensure!(followed[0].remote != learned[0].remote && followed[0].id == learned[0].id, "{learned:?}, {followed:?}");
     back.stream()?;
     back.tcp()?;
@@ -72,10 +74,13 @@ fn two_links_with_nat() -> Result<()> {
     let [there_v4, there_v6, back_v4, back_v6] = scene.journeys();
     // Many flows, so that each of the four paths carries one.
     there_v4.sweep(100..=103, 40)?;
-    let paths = eventually("b has learned all four paths", || paths_of_b(&scene), |paths| {
-        paths.len() == 4
-            && paths.iter().all(|path| has_learned(path, &scene, usize::from(path.uplink == "up1")))
-    })?;
+    let paths = eventually(
+        "b has learned all four paths",
+        || paths_of_b(&scene),
+        |paths| {
+            paths.len() == 4 && paths.iter().all(|path| has_learned(path, &scene, usize::from(path.uplink == "up1")))
+        },
+    )?;
     ensure!(paths.iter().filter(|path| path.remote.is_ipv6()).count() == 2, "{paths:?}");
     for journey in [back_v4, back_v6, there_v4, there_v6] {
         journey.sweep(100..=103, 40)?;

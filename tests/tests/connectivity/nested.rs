@@ -16,12 +16,10 @@ use crate::status::Status;
 #[test]
 fn a_default_route_through_the_tunnel_does_not_loop_it() -> Result<()> {
     let scene = Scene::with(&[LinkSpec::PERFECT.natted()], |topology, [a, _]| {
-        topology.a.namespace().ip(
-            "route del 10.100.0.0/24\n\
+        topology.a.namespace().ip("route del 10.100.0.0/24\n\
              route del fd00::/64\n\
              route add default via 192.168.100.1 dev up0\n\
-             route add default via fd01::1 dev up0",
-        )?;
+             route add default via fd01::1 dev up0")?;
         topology.b.namespace().ip("addr add 203.0.113.1/32 dev lo\naddr add 2001:db8::1/128 dev lo nodad")?;
         a.peers[0].allowed_ips = vec!["0.0.0.0/0".to_owned(), "::/0".to_owned()];
         Ok(())

@@ -144,7 +144,8 @@ pub fn sealed(header: Header, inner: &[u8]) -> Vec<u8> {
 
 /// An inner UDP packet.
 pub fn inner_udp(source: [u8; 4], destination: [u8; 4], tos: u8, payload: &[u8]) -> Result<Vec<u8>> {
-    let mut ip = etherparse::Ipv4Header::new((8 + payload.len()) as u16, 64, etherparse::IpNumber::UDP, source, destination)?;
+    let mut ip =
+        etherparse::Ipv4Header::new((8 + payload.len()) as u16, 64, etherparse::IpNumber::UDP, source, destination)?;
     ip.dscp = etherparse::IpDscp::try_new(tos >> 2)?;
     ip.ecn = etherparse::IpEcn::try_new(tos & 3)?;
     let mut packet = Vec::new();

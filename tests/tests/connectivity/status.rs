@@ -1,5 +1,6 @@
 //! What `mpvpn status --json` says.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use anyhow::{Context, Result};
@@ -73,6 +74,15 @@ impl Status {
     /// Packets dropped for a reason.
     pub fn dropped(&self, reason: &str) -> u64 {
         self.drops.iter().filter(|drop| drop.reason == reason).map(|drop| drop.packets).sum()
+    }
+
+    /// Packets dropped by reason, without those that a gateway's own multicast brings about.
+    pub fn drops(&self) -> BTreeMap<String, u64> {
+        let mut drops = BTreeMap::new();
+        for drop in self.drops.iter().filter(|drop| drop.reason != "no_peer") {
+            *drops.entry(drop.reason.clone()).or_default() += drop.packets;
+        }
+        drops
     }
 }
 

@@ -71,7 +71,10 @@ fn both_carry_traffic_and_go_one_after_the_other() -> Result<()> {
         gateway.mpvpn(&["down", "mp1"])?.success()?;
         let links = gateway.namespace().output(&["ip", "-details", "link"], Duration::from_secs(5))?;
         let links = links.success()?;
-        ensure!(!links.contains("mp0") && !links.contains("mp1") && !links.contains("xdp "), "nothing is left:\n{links}");
+        ensure!(
+            !links.contains("mp0") && !links.contains("mp1") && !links.contains("xdp "),
+            "nothing is left:\n{links}"
+        );
         let pins = gateway.bpffs().join("mpvpn");
         let left = std::fs::read_dir(&pins).map_or(0, Iterator::count);
         ensure!(left == 0, "{left} entries are left in {}", pins.display());

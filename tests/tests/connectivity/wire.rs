@@ -41,14 +41,22 @@ fn every_packet_is_in_the_wire_format() -> Result<()> {
             let header = outer.header;
             let path = status.paths().find(|path| path.uplink == format!("up{number}"));
             ensure!(Some((header.path, outer.destination)) == path.map(|path| (path.id, path.remote)), "{outer:?}");
-            ensure!((header.packet_type, header.flags, outer.tag) == (4, 0, [0; 16]), "a whole pinned packet: {outer:?}");
+            ensure!(
+                (header.packet_type, header.flags, outer.tag) == (4, 0, [0; 16]),
+                "a whole pinned packet: {outer:?}"
+            );
             ensure!(outer.source.port() == 5182, "{outer:?}");
             let (checksum, computed) = outer.checksum;
             ensure!(checksum == if number == 0 { 0 } else { computed }, "the UDP checksum: {outer:?}");
-            let (version, tos) = (outer.sealed[0] >> 4, outer.sealed[..2].iter().fold(0, |word, byte| word << 8 | u16::from(*byte)));
+            let (version, tos) =
+                (outer.sealed[0] >> 4, outer.sealed[..2].iter().fold(0, |word, byte| word << 8 | u16::from(*byte)));
             let inner_tos = if version == 4 { tos & 0xff } else { tos >> 4 & 0xff };
             ensure!(u16::from(outer.tos) == inner_tos, "the inner type of service: {outer:?}");
-            let length = u16::from_be_bytes(if version == 4 { [outer.sealed[2], outer.sealed[3]] } else { [outer.sealed[4], outer.sealed[5]] });
+            let length = u16::from_be_bytes(if version == 4 {
+                [outer.sealed[2], outer.sealed[3]]
+            } else {
+                [outer.sealed[4], outer.sealed[5]]
+            });
             let length = usize::from(length) + if version == 4 { 0 } else { 40 };
             ensure!(length == outer.sealed.len(), "nothing but the inner packet is sealed: {outer:?}");
 
@@ -58,7 +66,10 @@ fn every_packet_is_in_the_wire_format() -> Result<()> {
             let (at_ns, timestamp) = *clock.get_or_insert((frame.at_ns, header.timestamp));
             let by_kernel = (frame.at_ns.cast_signed() - at_ns.cast_signed()) / 1000;
             let by_header = i64::from(header.timestamp.wrapping_sub(timestamp).cast_signed());
-            ensure!((by_kernel - by_header).abs() < CLOCK_TOLERANCE, "{by_kernel} us passed, not {by_header}: {outer:?}");
+            ensure!(
+                (by_kernel - by_header).abs() < CLOCK_TOLERANCE,
+                "{by_kernel} us passed, not {by_header}: {outer:?}"
+            );
         }
     }
     let sessions: BTreeSet<u32> = counters.iter().map(|(receiver, _)| *receiver).collect();

@@ -19,17 +19,17 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use crate::command::as_root;
+use crate::command::{as_root, run as execute};
 use crate::workspace::{Profile, Workspace};
 use crate::{build, setup};
 
-use meter::{Figures, INNER_HEADERS, OVERHEAD};
+use meter::{Figures, INNER_HEADERS, OVERHEAD, Snapshot};
 use report::{Report, Single};
 use scene::{FLOWS, Scene, Tunnel};
 use view::View;
 
 /// Seconds at the start of the load on one link, and for which it is measured then.
-const ALONE: (u32, u32) = (2, 4);
+const ALONE: (u32, u32) = (3, 4);
 /// Seconds at the start of the load on all links, and for which it is measured then.
 const TOGETHER: (u32, u32) = (3, 10);
 /// More than the UDP stream alone: the TCP flows are connected and send.
@@ -66,12 +66,12 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     if !options.built {
         let toolchain = setup::machine(workspace)?;
         build::object(workspace, &toolchain)?;
-        build::binaries(workspace, Profile::Release)?;
+        build_mpvpn(workspace)?;
         return Err(play_as_root(workspace)?.into());
     }
     let scene = Scene::new()?;
-    let scale = scene.links.iter().map(|link| link.profile.rate).sum();
-    let mut demo = Demo { scene, view: View::open(options.no_tty, scale) };
+    let rate = scene.links.iter().map(|link| link.profile.rate).sum();
+    let mut demo = Demo { scene, view: View::open(options.no_tty, rate), recent: VecDeque::new() };
     let played = demo.play();
     if played.is_err() && demo.view.is_interrupted() {
         // The handler of the interrupt removes the lab and ends this process.
@@ -79,7 +79,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
             thread::park();
         }
     }
-    let Demo { scene, view } = demo;
+    let Demo { scene, view, .. } = demo;
     view.close();
     let report = played?;
     scene.close()?;
@@ -88,6 +88,11 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
         println!("{}", report.json()?);
     }
     report.verdict()
+}
+
+fn build_mpvpn(workspace: &Workspace) -> Result<()> {
+    let mut cargo = workspace.cargo();
+    execute(cargo.args(["build", "--release", "--package", "multipath-loader"])).context("`mpvpn` does not build")
 }
 
 /// Becomes the same command as root, with the release build of `mpvpn` for the lab; returns only when that fails.
@@ -101,13 +106,15 @@ fn play_as_root(workspace: &Workspace) -> Result<std::io::Error> {
 struct Demo {
     scene: Scene,
     view: View,
+    /// Of the last second, of the tunnel that is up.
+    recent: VecDeque<Snapshot>,
 }
 
 impl Demo {
     fn play(&mut self) -> Result<Report> {
         let singles = self.single_links()?;
         let all: Vec<usize> = (0..self.scene.links.len()).collect();
-        let tunnel = self.scene.tunnel(&all)?;
+        let tunnel = self.tunnel(&all)?;
         let (figures, mbps) = self.all_links(&tunnel)?;
         let changed = self.weight_change(&tunnel)?;
         let cut_gap_ms = self.cut(&tunnel)?;
@@ -133,7 +140,7 @@ impl Demo {
         self.view.tell(&format!("two gateways, a host behind each, three links:\n{}", links.join("\n")))?;
         let mut singles = Vec::new();
         for number in 0..self.scene.links.len() {
-            let tunnel = self.scene.tunnel(&[number])?;
+            let tunnel = self.tunnel(&[number])?;
             let mtu = self.scene.look(&tunnel)?.mtu;
             let link = &self.scene.links[number];
             let (name, rate, loss) = (link.name, link.profile.rate, link.profile.loss);
@@ -146,6 +153,7 @@ impl Demo {
             self.view.tell(&format!("{name} alone: {alone_mbps:.2} of {capacity_mbps:.2} Mbit/s = {arithmetic}"))?;
             singles.push(Single { capacity_mbps, alone_mbps });
         }
+        self.view.set_capacity(singles.iter().map(|single: &Single| single.capacity_mbps).sum())?;
         Ok(singles)
     }
 
@@ -231,32 +239,39 @@ impl Demo {
         }
         load.finish()?;
         let report = stream.stop()?;
+        let others = self.scene.links.iter().enumerate().filter(|(other, _)| *other != number);
+        let full = others.map(|(_, link)| link.full_delay_ms()).fold(0.0, f64::max);
         let ms = |time: Duration| time.as_secs_f64() * 1e3;
         let gap_ms = report.largest_gap_within(ms(cut_at)..ms(healed_at));
         self.view.tell(&format!(
-            "longest silence of the stream {gap_ms:.0} ms, {} of {} packets lost",
+            "longest silence of the stream {gap_ms:.0} ms (it waits in another link's queue now: up to {full:.0} ms); {} of {} packets lost",
             report.lost, report.sent
         ))?;
         Ok(gap_ms)
+    }
+
+    fn tunnel(&mut self, uplinks: &[usize]) -> Result<Tunnel> {
+        self.recent.clear();
+        self.scene.tunnel(uplinks)
     }
 
     /// Shows the tunnel for so many seconds; returns the figures of that time.
     fn watch(&mut self, tunnel: &Tunnel, seconds: f64) -> Result<Figures> {
         let end = Instant::now() + Duration::from_secs_f64(seconds);
         let first = self.scene.look(tunnel)?;
-        let mut recent = VecDeque::from([first.clone()]);
+        let mut now = first.clone();
         loop {
+            self.recent.push_back(now);
             let left = end.saturating_duration_since(Instant::now());
             thread::sleep(left.min(REFRESH));
-            let now = self.scene.look(tunnel)?;
-            while recent.len() > 1 && now.age(&recent[1]) >= WINDOW_SECONDS {
-                recent.pop_front();
+            now = self.scene.look(tunnel)?;
+            while self.recent.len() > 1 && now.age(&self.recent[1]) >= WINDOW_SECONDS {
+                self.recent.pop_front();
             }
-            self.view.show(&now.since(&recent[0]))?;
+            self.view.show(&now.since(&self.recent[0]))?;
             if left <= REFRESH {
                 return Ok(now.since(&first));
             }
-            recent.push_back(now);
         }
     }
 }

@@ -124,10 +124,10 @@ impl Report {
         let _ = write!(
             text,
             "------------------------------------------------------------------\n\
-             sum of the links       {sum_mbps:7.2} Mbit/s payload\n\
-             best single link       {best_mbps:7.2} Mbit/s\n\
-             the tunnel carried     {tunnel_mbps:7.2} Mbit/s: {percent:.1} % of the sum, {factor:.2} times the best link\n\
-             longest silence of the UDP stream while its link was cut and healed: {cut_gap_ms:.0} ms"
+             sum of the links    {sum_mbps:6.2} Mbit/s of payload\n\
+             best single link    {best_mbps:6.2} Mbit/s\n\
+             the tunnel carried  {tunnel_mbps:6.2} Mbit/s: {percent:.1} % of the sum, {factor:.2} x the best link\n\
+             longest silence of the UDP stream while its link was cut: {cut_gap_ms:.0} ms"
         );
         text
     }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use multipath_tests::gateway::COMMAND_PATIENCE;
 use multipath_tests::traffic::iperf::RunningIperf;
 use multipath_tests::traffic::stream::RunningStream;
 use multipath_tests::traffic::{Iperf, IperfReport, Ping, StreamReport, UdpStream};
@@ -48,6 +49,11 @@ impl Uplink {
     /// Weight in the tunnel: the rate in Mbit/s.
     fn weight(&self) -> u32 {
         format!("{:.0}", self.profile.rate).parse().unwrap_or(1)
+    }
+
+    /// One-way delay with a full queue, milliseconds.
+    pub(crate) fn full_delay_ms(&self) -> f64 {
+        self.profile.delay + self.profile.queue * 1024.0 * 8e-3 / self.profile.rate
     }
 
     /// `8 Mbit/s, 5 ms ± 3 ms, 0.2 % loss`.
@@ -142,8 +148,14 @@ impl Scene {
     /// Cuts a link as if its cable were pulled at both ends, or heals it.
     pub(crate) fn set_carrier(&self, number: usize, is_up: bool) -> Result<()> {
         let link = self.topology.link(number)?;
-        link.set_carrier(End::A, is_up)?;
-        link.set_carrier(End::B, is_up)
+        for end in [End::A, End::B] {
+            link.set_carrier(end, is_up)?;
+            // A kernel tells of at most one loss of carrier a second, all namespaces together (net/core/link_watch.c), unless
+            // it is asked for the link. The two gateways would have a kernel each.
+            let interface = &link.interface(end).name;
+            link.namespace(end).output(&["ip", "link", "show", "dev", interface], COMMAND_PATIENCE)?.success()?;
+        }
+        Ok(())
     }
 
     /// Runs `mpvpn path set NAME weight VALUE` at the sending gateway and returns the command's text.

@@ -23,6 +23,8 @@ const PANEL_HEIGHT: u16 = 11;
 const BAR_WIDTH: usize = 20;
 /// Time between two plain lines of figures.
 const LINE_INTERVAL: Duration = Duration::from_secs(1);
+/// Of lines that are no panel's.
+const PLAIN_WIDTH: usize = 120;
 const COLORS: [Color; 3] = [Color::Cyan, Color::Magenta, Color::Green];
 
 /// Where the demo is shown.
@@ -40,16 +42,24 @@ struct Panel {
     terminal: Terminal<CrosstermBackend<Stdout>>,
     keyboard: Option<Termios>,
     totals: VecDeque<u64>,
-    /// What all links carry, Mbit/s.
-    scale: f64,
+    scale: Scale,
+}
+
+/// What the links can do together, Mbit/s.
+#[derive(Clone, Copy)]
+struct Scale {
+    /// Sum of their rates.
+    rate: f64,
+    /// The payload that they can carry, once it is known.
+    capacity: Option<f64>,
 }
 
 impl View {
-    /// A panel where standard output is a terminal and `is_plain` is not asked for. `scale` is what all links carry, Mbit/s.
-    pub(crate) fn open(is_plain: bool, scale: f64) -> Self {
+    /// A panel where standard output is a terminal and `is_plain` is not asked for. `rate` is the sum of the links' rates, Mbit/s.
+    pub(crate) fn open(is_plain: bool, rate: f64) -> Self {
         let is_live = !is_plain && io::stdout().is_terminal();
         // A terminal that does not answer where its cursor is can show lines only.
-        let panel = if is_live { Panel::open(scale).ok() } else { None };
+        let panel = if is_live { Panel::open(rate).ok() } else { None };
         let panel = panel.map(|panel| Arc::new(Mutex::new(Some(panel))));
         let is_interrupted = Arc::new(AtomicBool::new(false));
         let (interrupted, shown) = (is_interrupted.clone(), panel.clone());
@@ -66,14 +76,22 @@ impl View {
         self.is_interrupted.load(Ordering::SeqCst)
     }
 
+    /// Shows from now what payload the links can carry together, Mbit/s.
+    pub(crate) fn set_capacity(&mut self, mbps: f64) -> Result<()> {
+        self.panel.as_ref().map_or(Ok(()), |panel| {
+            with(panel, |panel| {
+                panel.scale.capacity = Some(mbps);
+                Ok(())
+            })
+        })
+    }
+
     /// Writes what happened, with the time; further lines are indented.
     pub(crate) fn tell(&mut self, text: &str) -> Result<()> {
-        let mut lines = text.lines();
-        let first = format!("{:6.1} s  {}", self.started.elapsed().as_secs_f64(), lines.next().unwrap_or_default());
-        let lines: Vec<String> = [first].into_iter().chain(lines.map(|line| format!("{:10}{line}", ""))).collect();
+        let time = format!("{:6.1} s  ", self.started.elapsed().as_secs_f64());
         match &self.panel {
-            Some(panel) => with(panel, |panel| panel.insert(&lines)),
-            None => print(&lines.join("\n")),
+            Some(panel) => with(panel, |panel| panel.insert(&time, text)),
+            None => print(&indented(&time, text, PLAIN_WIDTH).join("\n")),
         }
     }
 
@@ -110,6 +128,17 @@ fn plain(path: &PathFigures) -> String {
     format!("{uplink}{state} {mbps:.2} ({:.0} of {:.0} %)", share * 100.0, due_share * 100.0)
 }
 
+/// The text in lines of at most `width` characters, all but the first indented by the width of `first`.
+fn indented(first: &str, text: &str, width: usize) -> Vec<String> {
+    let indent = " ".repeat(first.len());
+    let options = textwrap::Options::new(width).initial_indent(&indent).subsequent_indent(&indent);
+    let mut lines = textwrap::wrap(text, options).into_iter().map(String::from).collect::<Vec<_>>();
+    if let Some(line) = lines.first_mut() {
+        line.replace_range(..first.len(), first);
+    }
+    lines
+}
+
 fn print(text: &str) -> Result<()> {
     let mut out = io::stdout().lock();
     writeln!(out, "{text}").and_then(|()| out.flush()).context("cannot write to standard output")
@@ -126,7 +155,7 @@ fn with(panel: &Mutex<Option<Panel>>, work: impl FnOnce(&mut Panel) -> io::Resul
 }
 
 impl Panel {
-    fn open(scale: f64) -> io::Result<Self> {
+    fn open(rate: f64) -> io::Result<Self> {
         let options = TerminalOptions { viewport: Viewport::Inline(PANEL_HEIGHT) };
         let terminal = Terminal::with_options(CrosstermBackend::new(io::stdout()), options)?;
         // Not raw mode: Ctrl-C has to stay a signal.
@@ -135,19 +164,19 @@ impl Panel {
             silent.local_flags.remove(LocalFlags::ECHO | LocalFlags::ICANON);
             let _ = tcsetattr(io::stdin(), SetArg::TCSANOW, &silent);
         }
-        Ok(Self { terminal, keyboard, totals: VecDeque::new(), scale })
+        Ok(Self { terminal, keyboard, totals: VecDeque::new(), scale: Scale { rate, capacity: None } })
     }
 
-    fn insert(&mut self, lines: &[String]) -> io::Result<()> {
-        let lines: Vec<Line<'_>> = lines.iter().map(|line| Line::raw(line.as_str())).collect();
+    fn insert(&mut self, time: &str, text: &str) -> io::Result<()> {
+        let width = self.terminal.size()?.width.into();
+        let lines: Vec<Line<'_>> = indented(time, text, width).into_iter().map(Line::raw).collect();
         self.terminal.insert_before(lines.len() as u16, |buffer| Paragraph::new(lines).render(buffer.area, buffer))
     }
 
     fn draw(&mut self, figures: &Figures, now: &str, seconds: u64) -> io::Result<()> {
         self.totals.push_back((figures.total() * 100.0) as u64);
-        let scale = self.scale;
-        let totals = &mut self.totals;
-        self.terminal.draw(|frame| render(frame, figures, now, seconds, scale, totals)).map(drop)
+        let Self { terminal, totals, scale, .. } = self;
+        terminal.draw(|frame| render(frame, figures, now, seconds, *scale, totals)).map(drop)
     }
 }
 
@@ -161,7 +190,8 @@ impl Drop for Panel {
     }
 }
 
-fn render(frame: &mut Frame<'_>, figures: &Figures, now: &str, seconds: u64, scale: f64, totals: &mut VecDeque<u64>) {
+fn render(frame: &mut Frame<'_>, figures: &Figures, now: &str, seconds: u64, scale: Scale, totals: &mut VecDeque<u64>) {
+    let Scale { rate, capacity } = scale;
     let clock = format!(" {}:{:02} ", seconds / 60, seconds % 60);
     let block = Block::bordered().title(" mpvpn demo ").title_top(Line::from(clock).right_aligned());
     let inside = block.inner(frame.area());
@@ -170,20 +200,21 @@ fn render(frame: &mut Frame<'_>, figures: &Figures, now: &str, seconds: u64, sca
     let [now_row, table, sum, history, drops] = Layout::vertical(rows).areas(inside);
 
     frame.render_widget(Line::styled(now, Style::new().add_modifier(Modifier::BOLD)), now_row);
-    paths(frame, table, figures, scale);
+    paths(frame, table, figures, rate);
     let total = figures.total();
-    let text = format!("{:<12}{:<25}{total:6.2} of {scale:.2} Mbit/s payload", "sum", "");
+    let capacity = capacity.map(|capacity| format!(" of {capacity:.2} that the links can carry")).unwrap_or_default();
+    let text = format!("{:<12}{:<25}{total:6.2}{capacity}", "payload", "");
     frame.render_widget(Line::styled(text, Style::new().add_modifier(Modifier::BOLD)), sum);
     while totals.len() > usize::from(history.width) {
         totals.pop_front();
     }
-    let sparkline = Sparkline::default().data(totals.iter()).max((scale * 100.0) as u64);
+    let sparkline = Sparkline::default().data(totals.iter()).max((rate * 100.0) as u64);
     frame.render_widget(sparkline.style(Style::new().fg(Color::Blue)), history);
     let text = format!("dropped by the tunnel: {} packets in the last second", figures.dropped);
     frame.render_widget(Line::styled(text, Style::new().add_modifier(Modifier::DIM)), drops);
 }
 
-fn paths(frame: &mut Frame<'_>, area: Rect, figures: &Figures, scale: f64) {
+fn paths(frame: &mut Frame<'_>, area: Rect, figures: &Figures, rate: f64) {
     let header = ["path", "state", "weight", "due", "share", "Mbit/s", "", "lost/s"];
     let widths = [11, 5, 6, 5, 5, 6, BAR_WIDTH as u16, 6].map(Constraint::Length);
     let rows = figures.paths.iter().zip(COLORS).map(|(path, color)| {
@@ -199,7 +230,7 @@ fn paths(frame: &mut Frame<'_>, area: Rect, figures: &Figures, scale: f64) {
             Cell::from(format!("{:3.0} %", path.due_share * 100.0)),
             Cell::from(format!("{:3.0} %", path.share * 100.0)),
             Cell::from(format!("{:6.2}", path.mbps)),
-            Cell::from(Span::styled(bar(path.mbps / scale * 2.0), Style::new().fg(color))),
+            Cell::from(Span::styled(bar(path.mbps / rate * 2.0), Style::new().fg(color))),
             Cell::from(format!("{:>6}", path.lost)),
         ])
     });
