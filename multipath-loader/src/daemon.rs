@@ -564,7 +564,8 @@ impl Daemon {
                 return Ok(());
             };
             let same_uplink = |path: &&ManagedPath| path.peer == key.peer && path.uplink == uplink;
-            let endpoint = self.paths.iter().filter(same_uplink).count() as u32;
+            let taken: Vec<u32> = self.paths.iter().filter(same_uplink).map(|path| path.identity.endpoint).collect();
+            let endpoint = (0..=taken.len() as u32).find(|number| !taken.contains(number)).unwrap_or_default();
             let name = name_bytes(&self.config.uplinks[uplink].name);
             let identity = PathIdentity { uplink: name, remote, endpoint, is_learned: true };
             self.add_path(position, id, uplink, identity, local, true)?;
@@ -572,7 +573,27 @@ impl Daemon {
             id
         };
         self.maps.set_arrival_path(key.peer, peers_id, Some(id))?;
+        if let Some(old) = arrives_by.filter(|old| *old != id) {
+            self.forget_learned(position, old)?;
+        }
         self.refresh(Some(&[origin.ifindex])).await
+    }
+
+    /// Forgets a learned path that none of the peer's paths comes by any more: nobody is at that address.
+    fn forget_learned(&mut self, position: usize, id: u8) -> Result<()> {
+        let peer = self.peer_numbers[position];
+        for peers_id in 0..MAX_PATHS as u8 {
+            if self.maps.arrival_path(peer, peers_id)? == Some(id) {
+                return Ok(());
+            }
+        }
+        let is_it = |path: &ManagedPath| path.peer == peer && path.id == id && path.identity.is_learned;
+        let Some(index) = self.paths.iter().position(is_it) else { return Ok(()) };
+        info!("path {}: nothing comes from {} any more", self.paths[index].name, self.paths[index].identity.remote);
+        self.paths.remove(index);
+        self.write_peer(position)?;
+        self.clear_path(peer, id)?;
+        self.maps.advance_automatic()
     }
 }
 

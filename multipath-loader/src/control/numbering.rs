@@ -7,10 +7,10 @@ use std::hash::Hash;
 /// Gives every wanted item a number below `limit`: the one that it had, else the lowest that nobody had or has, else
 /// the lowest that is free now. `None` for those that find no room.
 pub fn assign<T: Eq + Hash>(wanted: &[T], had: &[(u32, T)], limit: u32) -> Vec<Option<u32>> {
-    let had: HashMap<&T, u32> = had.iter().rev().map(|(number, item)| (item, *number)).collect();
-    let old: HashSet<u32> = had.values().copied().collect();
-    let kept = |item: &T| had.get(item).copied().filter(|number| *number < limit);
-    let mut numbers: Vec<Option<u32>> = wanted.iter().map(kept).collect();
+    let old: HashSet<u32> = had.iter().map(|(number, _)| *number).collect();
+    let had: HashMap<&T, u32> =
+        had.iter().filter(|(number, _)| *number < limit).map(|(number, item)| (item, *number)).collect();
+    let mut numbers: Vec<Option<u32>> = wanted.iter().map(|item| had.get(item).copied()).collect();
     let given: HashSet<u32> = numbers.iter().flatten().copied().collect();
     let free = || (0..limit).filter(|number| !given.contains(number));
     let never_had = free().filter(|number| !old.contains(number));

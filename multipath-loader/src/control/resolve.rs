@@ -7,7 +7,7 @@ use multipath_common::maps::{FAMILY_IPV4, FAMILY_IPV6, NAME_LEN, PATH_DOWN, PATH
 use super::mtu::inner_mtu;
 
 /// What a path is, whatever the state of its uplink.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PathIdentity {
     /// Name of the uplink, zero-padded.
     pub uplink: [u8; NAME_LEN],

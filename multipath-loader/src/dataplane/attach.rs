@@ -107,11 +107,29 @@ impl Attachments {
 
     /// Attaches the ingress programs to an uplink, or replaces those that are there.
     pub fn attach_uplink(&mut self, programs: &mut LoadedPrograms, uplink: &config::Uplink, link: &Link) -> Result<()> {
+        self.rename_pins(&uplink.name, link.index)?;
         let program = if link.layer == LinkLayer::Ethernet { INGRESS_TC } else { INGRESS_TC_RAW };
         self.attach_tc(programs.classifier(program)?, &format!("{}-tc", uplink.name), link)?;
         let hook = if link.layer == LinkLayer::Ethernet { self.attach_xdp(programs, uplink, link)? } else { Hook::Tc };
         info!("uplink {}: {} by {}", uplink.name, link.name, hook.name());
         self.uplinks.insert(uplink.name.clone(), Attached { ifindex: link.index, hook });
+        Ok(())
+    }
+
+    /// Gives the pins of an interface whose uplink has got another name this name: XDP takes one link an interface.
+    fn rename_pins(&self, uplink: &str, ifindex: u32) -> Result<()> {
+        let suffixes = ["tc", "xdp", "xdp-generic"].map(|hook| format!("-{hook}-{ifindex}"));
+        for entry in fs::read_dir(&self.links).context("can't read the directory of links")? {
+            let entry = entry.context("can't read the directory of links")?;
+            let file = entry.file_name().to_string_lossy().into_owned();
+            for suffix in &suffixes {
+                if file.strip_suffix(suffix.as_str()).is_some_and(|name| name != uplink) {
+                    let new = self.links.join(format!("{uplink}{suffix}"));
+                    fs::rename(entry.path(), &new)
+                        .with_context(|| format!("can't rename {file} to {}", new.display()))?;
+                }
+            }
+        }
         Ok(())
     }
 

@@ -1,6 +1,9 @@
 //! The tunnel's device: a veth pair, its addresses and the routes into it.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    fs, io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use futures::TryStreamExt;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -59,6 +62,7 @@ impl Underlay {
             self.tunnel(&wanted.name).await?.ok_or_else(|| UnderlayError::Gone { name: wanted.name.clone() })?;
         self.correct(&found.device, wanted.mtu, wanted.mac).await?;
         self.correct(&found.port, wanted.mtu, wanted.port_mac).await?;
+        forbid_redirects(&wanted.name)?;
         self.tunnel(&wanted.name).await?.ok_or_else(|| UnderlayError::Gone { name: wanted.name.clone() })
     }
 
@@ -232,6 +236,23 @@ impl Underlay {
             .await
             .map_err(|error| UnderlayError::request(format!("set up the interface {}", link.name), &error))
     }
+}
+
+/// Keeps the kernel from sending ICMP redirects for packets that it forwards from one peer to another: they come and go
+/// by the same device, but there is no shorter way. The setting of `all` counts too; other devices keep their own
+/// (include/linux/inetdevice.h, `IN_DEV_TX_REDIRECTS`). IPv6 sends none without a link-local address.
+fn forbid_redirects(name: &str) -> Result<(), UnderlayError> {
+    for interface in ["all", name] {
+        let file = format!("/proc/sys/net/ipv4/conf/{interface}/send_redirects");
+        // Where there is no IPv4, there are no redirects.
+        match fs::write(&file, "0") {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                return Err(UnderlayError::Kernel { what: format!("write {file}"), source });
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 fn port_name(name: &str) -> String {

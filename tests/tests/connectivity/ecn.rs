@@ -7,12 +7,12 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 use multipath_tests::traffic::Capture;
-use multipath_tests::{End, Family, LinkSpec};
+use multipath_tests::{End, Family};
 use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::journey::Journey;
 use crate::packet::{ETHERNET, Outer, repair};
-use crate::scene::{Scene, eventually};
+use crate::scene::{LINK, Scene, eventually};
 use crate::status::Status;
 
 const PORT: u16 = 7777;
@@ -55,7 +55,7 @@ fn received(frame: &[u8]) -> Result<Option<(u8, u8)>> {
 }
 
 fn check(family: Family, hook: &str) -> Result<()> {
-    let scene = Scene::with_hook(&[LinkSpec::PERFECT.family(family)], hook)?;
+    let scene = Scene::with_hook(&[LINK.family(family)], hook)?;
     let topology = &scene.topology;
     let link = topology.link(0)?;
     for journey in &scene.journeys()[..2] {
@@ -121,7 +121,7 @@ fn over_ipv6_by_tc() -> Result<()> {
 /// A TCP connection with ECN: its segments are marked as capable on the uplink.
 #[test]
 fn of_tcp() -> Result<()> {
-    let scene = Scene::new(&[LinkSpec::PERFECT.family(Family::V4)])?;
+    let scene = Scene::new(&[LINK.family(Family::V4)])?;
     for host in [scene.topology.ha(), scene.topology.hb()] {
         host.sysctl("net/ipv4/tcp_ecn", "1")?;
     }

@@ -1,11 +1,10 @@
 //! Inner IPv4 and IPv6 over outer IPv4, IPv6 and both, received by every hook.
 
-use std::thread;
-
 use anyhow::{Context, Result, ensure};
-use multipath_tests::{Family, LinkSpec};
+use multipath_tests::Family;
 
-use crate::scene::Scene;
+use crate::journey::Journey;
+use crate::scene::{LINK, Scene};
 use crate::status::Status;
 
 /// The hooks by their names in the configuration, and in the daemon's log.
@@ -19,7 +18,7 @@ fn carries_everything(family: Family) -> Result<()> {
 }
 
 fn check(family: Family, hook: &str, name: &str) -> Result<()> {
-    let scene = Scene::with_hook(&[LinkSpec::PERFECT.family(family); 2], hook)?;
+    let scene = Scene::with_hook(&[LINK.family(family); 2], hook)?;
     for daemon in &scene.daemons {
         let attached = daemon.log().lines().filter(|line| line.ends_with(&format!(" by {name}"))).count();
         ensure!(attached == 2, "both uplinks receive by {name}; the log:\n{}", daemon.log());
@@ -28,15 +27,14 @@ fn check(family: Family, hook: &str, name: &str) -> Result<()> {
     ensure!(mtu == if family == Family::V4 { 1500 - 64 } else { 1500 - 84 }, "the MTU is {mtu}");
     for journey in scene.journeys() {
         journey.pings(mtu)?;
-        journey.sweep(journey.ip_header() + 8..=mtu, 2)?;
+        journey.sweep(mtu - 20..=mtu, 2)?;
+        journey.sweep(100..=103, 20)?;
         journey.stream()?;
     }
-    thread::scope(|scope| {
-        let running = scene.journeys().map(|journey| scope.spawn(move || journey.tcp()));
-        running
-            .into_iter()
-            .try_for_each(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-    })?;
+    for journey in &scene.journeys()[..2] {
+        journey.sweep(journey.ip_header() + 8..=mtu, 1)?;
+    }
+    Journey::tcp_all(&scene.journeys())?;
     for gateway in [&scene.topology.a, &scene.topology.b] {
         let status = Status::of(gateway, "mp0")?;
         let paths = if family == Family::Dual { 4 } else { 2 };

@@ -6,7 +6,7 @@ use multipath_tests::{Kind, LinkSpec};
 use std::time::Duration;
 
 use crate::journey::Journey;
-use crate::scene::Scene;
+use crate::scene::{LINK, Scene};
 use crate::status::Status;
 
 fn check(spec: LinkSpec, hook: &str) -> Result<()> {
@@ -55,15 +55,15 @@ fn check(spec: LinkSpec, hook: &str) -> Result<()> {
 
 #[test]
 fn passes_xdp() -> Result<()> {
-    check(LinkSpec::PERFECT, "native")
+    check(LINK, "native")
 }
 
 #[test]
 fn passes_tc() -> Result<()> {
-    check(LinkSpec::PERFECT, "off")
+    check(LINK, "off")
 }
 
 #[test]
 fn passes_tc_without_ethernet() -> Result<()> {
-    check(LinkSpec::PERFECT.kind(Kind::RawIp), "off")
+    check(LINK.kind(Kind::RawIp), "off")
 }

@@ -5,10 +5,11 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use multipath_tests::Family;
 use multipath_tests::traffic::{Ping, UdpStream};
-use multipath_tests::{Family, LinkSpec};
 
-use crate::scene::{Scene, eventually};
+use crate::journey::Journey;
+use crate::scene::{LINK, Scene, eventually};
 use crate::status::{Path, Status};
 
 fn paths_of_b(scene: &Scene) -> Result<Vec<Path>> {
@@ -22,7 +23,7 @@ fn has_learned(path: &Path, scene: &Scene, link: usize) -> bool {
 
 #[test]
 fn the_side_without_endpoint_learns_it_and_follows_a_rebind() -> Result<()> {
-    let scene = Scene::new(&[LinkSpec::PERFECT.family(Family::V4).natted()])?;
+    let scene = Scene::new(&[LINK.family(Family::V4).natted()])?;
     let topology = &scene.topology;
     let [there, _, back, _] = scene.journeys();
     ensure!(paths_of_b(&scene)?.is_empty(), "nobody has told b where a is");
@@ -30,7 +31,7 @@ fn the_side_without_endpoint_learns_it_and_follows_a_rebind() -> Result<()> {
     ensure!(early.received == 0, "b reaches a before a has sent anything: {early:?}");
     ensure!(Status::of(&topology.b, "mp0")?.dropped("no_path") > 0, "and counts the packet");
 
-    there.ping(84)?;
+    there.meet()?;
     let learned = eventually(
         "b has learned the path",
         || paths_of_b(&scene),
@@ -43,11 +44,11 @@ fn the_side_without_endpoint_learns_it_and_follows_a_rebind() -> Result<()> {
     for journey in [back, there] {
         journey.pings(Status::of(&topology.b, "mp0")?.mtu as usize)?;
         journey.stream()?;
-        journey.tcp()?;
     }
+    Journey::tcp_all(&[back, there])?;
 
     let nat = topology.connections[0].nat.as_ref().context("the link has NAT")?;
-    let stream = UdpStream::to(there.address, 500, 200, Duration::from_millis(1000)).start(there.from, there.to)?;
+    let stream = UdpStream::to(there.address, 500, 200, Duration::from_secs(1)).start(there.from, there.to)?;
     thread::sleep(Duration::from_millis(300));
     nat.rebind()?;
     let report = stream.finish()?;
@@ -70,7 +71,7 @@ fn the_side_without_endpoint_learns_it_and_follows_a_rebind() -> Result<()> {
 
 #[test]
 fn two_links_with_nat() -> Result<()> {
-    let scene = Scene::new(&[LinkSpec::PERFECT.natted(), LinkSpec::PERFECT.natted()])?;
+    let scene = Scene::new(&[LINK.natted(), LINK.natted()])?;
     let [there_v4, there_v6, back_v4, back_v6] = scene.journeys();
     // Many flows, so that each of the four paths carries one.
     there_v4.sweep(100..=103, 40)?;

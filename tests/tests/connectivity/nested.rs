@@ -3,19 +3,19 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use multipath_tests::TunnelConfig;
 use multipath_tests::config::{EndpointEntry, UplinkSection};
 use multipath_tests::traffic::Capture;
-use multipath_tests::{LinkSpec, TunnelConfig};
 
 use crate::journey::Journey;
 use crate::packet::Outer;
-use crate::scene::{Scene, eventually, up_both};
+use crate::scene::{LINK, Scene, eventually, up_both};
 use crate::status::Status;
 
 /// All traffic of gateway a goes through the tunnel, although the tunnel itself reaches b only by the default route.
 #[test]
 fn a_default_route_through_the_tunnel_does_not_loop_it() -> Result<()> {
-    let scene = Scene::with(&[LinkSpec::PERFECT.natted()], |topology, [a, _]| {
+    let scene = Scene::with(&[LINK.natted()], |topology, [a, _]| {
         topology.a.namespace().ip("route del 10.100.0.0/24\n\
              route del fd00::/64\n\
              route add default via 192.168.100.1 dev up0\n\
@@ -30,6 +30,8 @@ fn a_default_route_through_the_tunnel_does_not_loop_it() -> Result<()> {
         Journey::new(topology.ha(), topology.b.namespace(), [203, 0, 113, 1]),
         Journey::new(topology.ha(), topology.b.namespace(), [0x2001, 0xdb8, 0, 0, 0, 0, 0, 1]),
     ];
+    everywhere[0].sweep(100..=103, 40)?;
+    there_v4.meet()?;
     let capture = Capture::start(topology.a.namespace(), "up0")?;
     for journey in everywhere.iter().chain([&there_v4, &there_v6, &back_v4, &back_v6]) {
         journey.sweep(100..=120, 4)?;
@@ -56,7 +58,7 @@ fn a_default_route_through_the_tunnel_does_not_loop_it() -> Result<()> {
 /// `mp1` has `mp0` as its uplink.
 #[test]
 fn a_tunnel_in_a_tunnel() -> Result<()> {
-    let mut scene = Scene::new(&[LinkSpec::PERFECT; 2])?;
+    let mut scene = Scene::new(&[LINK; 2])?;
     let topology = &scene.topology;
     let mut configs = topology.tunnel_configs(1);
     for (config, remote) in configs.iter_mut().zip([2_u8, 1]) {
@@ -66,17 +68,18 @@ fn a_tunnel_in_a_tunnel() -> Result<()> {
     let mtu = Status::of(&topology.a, "mp1")?.mtu as usize;
     ensure!(mtu == 1416 - 84, "the inner tunnel's MTU is {mtu}");
     let [a, b] = [topology.a.namespace(), topology.b.namespace()];
-    for journey in [
+    let journeys = [
         Journey::new(a, b, [10, 99, 1, 2]),
         Journey::new(b, a, [10, 99, 1, 1]),
         Journey::new(a, b, [0xfd99, 1, 0, 0, 0, 0, 0, 2]),
         Journey::new(b, a, [0xfd99, 1, 0, 0, 0, 0, 0, 1]),
-    ] {
+    ];
+    for journey in &journeys {
         journey.pings(mtu)?;
         journey.sweep(journey.ip_header() + 8..=mtu, 4)?;
         journey.stream()?;
-        journey.tcp()?;
     }
+    Journey::tcp_all(&journeys)?;
     for gateway in [&topology.a, &topology.b] {
         let status = Status::of(gateway, "mp1")?;
         let is_used = |path: &crate::status::Path| path.egress.packets > 0 && path.ingress.packets > 0;

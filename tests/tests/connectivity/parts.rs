@@ -6,8 +6,9 @@ use anyhow::{Result, ensure};
 use multipath_tests::traffic::{Capture, Ping};
 use multipath_tests::{Family, Kind, LinkSpec};
 
+use crate::journey::Journey;
 use crate::packet::Outer;
-use crate::scene::{Scene, set_hook};
+use crate::scene::{LINK, Scene, set_hook};
 use crate::status::Status;
 
 /// Bits 12 and 13 of the flags.
@@ -15,8 +16,10 @@ const PART: u16 = 0x3000;
 
 fn check(spec: LinkSpec, mtu: Option<u32>, hook: &str) -> Result<()> {
     let scene = Scene::with(&[spec], |_, configs| {
-        configs.iter_mut().for_each(|config| config.tunnel.mtu = mtu);
         set_hook(configs, hook);
+        for config in configs {
+            config.tunnel.mtu = mtu;
+        }
         Ok(())
     })?;
     let topology = &scene.topology;
@@ -34,8 +37,8 @@ fn check(spec: LinkSpec, mtu: Option<u32>, hook: &str) -> Result<()> {
         journey.sweep(whole - 30..=whole, 4)?;
         journey.sweep(whole + 1..=mtu, 4)?;
         journey.stream_of((mtu - journey.ip_header() - 8) as u16)?;
-        journey.tcp()?;
     }
+    Journey::tcp_all(&scene.journeys())?;
     let captured = capture.stop()?;
     if spec.kind == Kind::Ethernet {
         let mut waiting = None;
@@ -68,15 +71,15 @@ fn check(spec: LinkSpec, mtu: Option<u32>, hook: &str) -> Result<()> {
 
 #[test]
 fn ipv6_link_of_1280_bytes() -> Result<()> {
-    check(LinkSpec::PERFECT.family(Family::V6).mtu(1280), None, "native")
+    check(LINK.family(Family::V6).mtu(1280), None, "native")
 }
 
 #[test]
 fn configured_mtu_of_1500_over_ipv4_and_tc() -> Result<()> {
-    check(LinkSpec::PERFECT.family(Family::V4), Some(1500), "off")
+    check(LINK.family(Family::V4), Some(1500), "off")
 }
 
 #[test]
 fn configured_mtu_of_1500_over_raw_ip() -> Result<()> {
-    check(LinkSpec::PERFECT.family(Family::V4).kind(Kind::RawIp), Some(1500), "auto")
+    check(LINK.family(Family::V4).kind(Kind::RawIp), Some(1500), "auto")
 }

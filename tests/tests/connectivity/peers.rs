@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use multipath_tests::traffic::{Capture, Ping};
-use multipath_tests::{Connection, Gateway, Lab, LinkSpec, TunnelConfig};
+use multipath_tests::{Connection, Gateway, Lab, TunnelConfig};
 
 use crate::journey::Journey;
-use crate::scene::{alone, eventually, up_all};
+use crate::scene::{LINK, alone, eventually, up_all};
 use crate::status::Status;
 
 /// Packets that the hub has sent to its peers b and c.
@@ -26,10 +26,7 @@ fn hub_and_spokes() -> Result<()> {
     let _alone = alone()?;
     let lab = Lab::new()?;
     let [hub, b, c] = [Gateway::new(&lab, "a", 1)?, Gateway::new(&lab, "b", 2)?, Gateway::new(&lab, "c", 3)?];
-    let connections = [
-        Connection::new(&lab, 0, [&hub, &b], LinkSpec::PERFECT)?,
-        Connection::new(&lab, 1, [&hub, &c], LinkSpec::PERFECT)?,
-    ];
+    let connections = [Connection::new(&lab, 0, [&hub, &b], LINK)?, Connection::new(&lab, 1, [&hub, &c], LINK)?];
     let mut configs = TunnelConfig::mesh(0, &[&hub, &b, &c], &connections);
     // Everything of the spokes leads to the hub; at the hub b has the wide prefixes, c its own in the midst of them.
     let wide = || ["10.98.0.0/16".to_owned(), "fd98::/16".to_owned()];
@@ -52,8 +49,7 @@ fn hub_and_spokes() -> Result<()> {
             }
         }
     }
-    Journey::new(b.host(), c.host(), c.host_v4()).tcp()?;
-    Journey::new(c.host(), b.host(), b.host_v6()).tcp()?;
+    Journey::tcp_all(&[Journey::new(b.host(), c.host(), c.host_v4()), Journey::new(c.host(), b.host(), b.host_v6())])?;
     // The hub sends on what came in by the same device: no reason to tell the spokes of a shorter way that there is not.
     let redirects = Capture::start(b.host(), "eth0")?;
     Journey::new(b.host(), c.host(), c.host_v4()).ping(84)?;

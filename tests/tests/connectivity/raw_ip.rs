@@ -3,10 +3,11 @@
 use anyhow::{Result, ensure};
 use multipath_tests::{Kind, LinkSpec};
 
-use crate::scene::Scene;
+use crate::journey::Journey;
+use crate::scene::{LINK, Scene};
 use crate::status::Status;
 
-const RAW: LinkSpec = LinkSpec::PERFECT.kind(Kind::RawIp);
+const RAW: LinkSpec = LINK.kind(Kind::RawIp);
 
 fn check(links: &[LinkSpec]) -> Result<()> {
     let scene = Scene::new(links)?;
@@ -16,9 +17,7 @@ fn check(links: &[LinkSpec]) -> Result<()> {
         journey.sweep(journey.ip_header() + 8..=mtu, 4)?;
         journey.stream()?;
     }
-    let [_, there_v6, back_v4, _] = scene.journeys();
-    there_v6.tcp()?;
-    back_v4.tcp()?;
+    Journey::tcp_all(&scene.journeys())?;
     for gateway in [&scene.topology.a, &scene.topology.b] {
         let status = Status::of(gateway, "mp0")?;
         for number in 0..links.len() {
@@ -40,19 +39,19 @@ fn on_both_sides() -> Result<()> {
 
 #[test]
 fn on_both_sides_beside_ethernet() -> Result<()> {
-    check(&[RAW, LinkSpec::PERFECT])
+    check(&[RAW, LINK])
 }
 
 /// Gateway a has a raw-IP modem, b has Ethernet; between them is the operator's router.
 #[test]
 fn on_one_side() -> Result<()> {
-    let scene = Scene::new(&[RAW.natted(), LinkSpec::PERFECT.natted()])?;
+    let scene = Scene::new(&[RAW.natted(), LINK.natted()])?;
     let [there_v4, there_v6, ..] = scene.journeys();
     for journey in [there_v4, there_v6] {
         journey.sweep(100..=120, 8)?;
         journey.stream()?;
-        journey.tcp()?;
     }
+    Journey::tcp_all(&scene.journeys())?;
     let status = Status::of(&scene.topology.b, "mp0")?;
     let raw = status.paths().filter(|path| path.uplink == "up0");
     ensure!(raw.map(|path| path.ingress.packets).sum::<u64>() > 0, "b receives from the modem: {status:?}");

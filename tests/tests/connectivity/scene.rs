@@ -5,7 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use multipath_tests::{Daemon, Gateway, LinkSpec, Topology, TunnelConfig};
+use multipath_tests::{Daemon, Gateway, LinkSpec, Shape, Topology, TunnelConfig};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 
@@ -13,6 +13,9 @@ use crate::journey::Journey;
 
 /// How long something that the daemon does on its own may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Faster than any test needs, so that nothing is lost; and slow enough that the emulator leaves the processors to the others.
+pub const LINK: LinkSpec = LinkSpec::PERFECT.shaped(Shape { rate: 50_000_000, queue: 1 << 20, ..Shape::PERFECT });
 
 /// Two gateways with their hosts, `mp0` between them.
 pub struct Scene {

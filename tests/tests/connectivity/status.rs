@@ -19,7 +19,6 @@ pub struct Status {
 /// A path.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Path {
-    pub name: String,
     pub uplink: String,
     pub id: u8,
     pub state: String,

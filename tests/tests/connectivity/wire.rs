@@ -5,11 +5,11 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use multipath_tests::Family;
 use multipath_tests::traffic::Capture;
-use multipath_tests::{Family, LinkSpec};
 
 use crate::packet::Outer;
-use crate::scene::Scene;
+use crate::scene::{LINK, Scene};
 use crate::status::Status;
 
 /// How far two clocks may run apart between two looks at them on a busy machine, microseconds.
@@ -17,7 +17,7 @@ const CLOCK_TOLERANCE: i64 = 100_000;
 
 #[test]
 fn every_packet_is_in_the_wire_format() -> Result<()> {
-    let links = [LinkSpec::PERFECT.family(Family::V4), LinkSpec::PERFECT.family(Family::V6)];
+    let links = [LINK.family(Family::V4), LINK.family(Family::V6)];
     let scene = Scene::new(&links)?;
     let a = &scene.topology.a;
     let journeys = scene.journeys();

@@ -139,13 +139,17 @@ fn a_changed_file_takes_effect_without_harm_to_what_stays() -> Result<()> {
     let routes = a.namespace().output(&["ip", "route", "show", "dev", "mp0"], PATIENCE)?;
     assert!(routes.success()?.contains("10.55.0.0/16"), "{}", routes.stdout);
 
-    // A peer that keeps its place keeps its paths' numbers when only its name and an uplink's change.
-    let hub = key_of("hub/up1")?;
+    // Only names change: of the peer, whose other path keeps its number, and of an uplink whose programs stay attached.
+    let hub = key_of("hub/fibre")?;
     let mut named_back = renamed.clone();
     named_back.peers[0].name = "b".to_owned();
+    named_back.uplinks[1].name = "copper".to_owned();
+    named_back.peers[0].endpoints[1].uplinks = vec!["copper".to_owned()];
     daemon.terminate()?;
     let _daemon = a.up(&named_back)?;
-    assert_eq!(key_of("b/up1")?, hub);
+    assert_eq!(links(a)?, ["copper-tc", "copper-xdp", "egress", "fibre-tc", "fibre-xdp", "up2-tc", "up2-xdp"]);
+    assert_eq!(path(a, "b/copper")?["state"], "up");
+    assert_eq!(key_of("b/fibre")?, hub);
     assert_eq!(status(a)?["peers"].as_array().map(Vec::len), Some(2));
 
     thread::sleep(Duration::from_millis(100));

@@ -84,7 +84,7 @@ struct Instruction {
 /// The part of `union bpf_attr` for `BPF_PROG_LOAD` up to the last field that is not zero.
 #[repr(C)]
 struct Load {
-    program_type: u32,
+    program_kind: u32,
     instruction_count: u32,
     instructions: u64,
     license: u64,
@@ -99,7 +99,7 @@ struct Load {
 struct Attach {
     program: u32,
     interface: u32,
-    attach_type: u32,
+    place: u32,
     flags: u32,
 }
 
@@ -126,7 +126,7 @@ impl Object {
 
     /// Loads a program that does nothing and lets every packet pass.
     pub(crate) fn empty_program(hook: Hook) -> Result<Self> {
-        let (program_type, verdict) = match hook {
+        let (program_kind, verdict) = match hook {
             Hook::TcIngress => (PROG_TYPE_SCHED_CLS, TCX_NEXT),
             Hook::Xdp => (PROG_TYPE_XDP, XDP_PASS),
         };
@@ -136,7 +136,7 @@ impl Object {
             Instruction { opcode: 0x95, registers: 0, offset: 0, immediate: 0 },
         ];
         let load = Load {
-            program_type,
+            program_kind,
             instruction_count: instructions.len() as u32,
             instructions: instructions.as_ptr() as u64,
             license: c"GPL".as_ptr() as u64,
@@ -151,11 +151,11 @@ impl Object {
     /// Attaches this program to an interface, named by its index in the calling thread's network namespace. It is
     /// detached when the returned link is dropped.
     pub(crate) fn attach(&self, hook: Hook, interface: u32) -> Result<Self> {
-        let attach_type = match hook {
+        let place = match hook {
             Hook::TcIngress => ATTACH_TCX_INGRESS,
             Hook::Xdp => ATTACH_XDP,
         };
-        let attach = Attach { program: self.0.as_raw_fd().cast_unsigned(), interface, attach_type, flags: 0 };
+        let attach = Attach { program: self.0.as_raw_fd().cast_unsigned(), interface, place, flags: 0 };
         call(LINK_CREATE, &attach).with_context(|| format!("cannot attach a BPF program to interface {interface}"))
     }
 
@@ -183,7 +183,7 @@ impl Object {
 fn call<T>(command: i32, attributes: &T) -> Result<Object> {
     // SAFETY: the kernel reads the attributes, which live through the call as does what they point to, and nothing
     // beyond their size; the commands that are used here write nothing.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, command, attributes as *const T, size_of::<T>()) };
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attributes), size_of::<T>()) };
     if result < 0 {
         return Err(io::Error::last_os_error().into());
     }

@@ -1,5 +1,7 @@
 //! `cargo xtask bench`: figures that can be measured again.
 
+#![expect(clippy::cast_precision_loss, reason = "measurements: counts far below 2^52 become floating-point statistics")]
+
 mod bpf;
 mod compare;
 mod datapath;

@@ -10,6 +10,9 @@ use super::sample::Sample;
 /// Lengths of the inner packets, bytes.
 pub(crate) const LENGTHS: [u16; 3] = [64, 512, 1420];
 
+/// How the pin of the egress program's link begins.
+pub(crate) const EGRESS: &str = "egress-";
+
 /// Times of the programs for one length of inner packets, nanoseconds a run, the taking of the time included.
 #[derive(Default)]
 pub(crate) struct Times {
@@ -56,9 +59,6 @@ impl Times {
         Ok(())
     }
 }
-
-/// How the pin of the egress program's link begins.
-pub(crate) const EGRESS: &str = "egress-";
 
 /// Mean run times of programs while `work` is done, nanoseconds.
 pub(crate) fn timed<const N: usize>(programs: [&Object; N], work: impl FnOnce() -> Result<()>) -> Result<[f64; N]> {

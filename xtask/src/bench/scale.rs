@@ -1,6 +1,5 @@
 //! What many paths and many peers cost.
 
-use std::fmt::Write as _;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -71,8 +70,6 @@ fn add_peers(config: &mut TunnelConfig, count: usize) {
     let Some(first) = config.peers.first().cloned() else { return };
     for number in 1..count as u32 {
         let [_, high, middle, low] = number.to_be_bytes();
-        let mut name = String::new();
-        let _ = write!(name, "p{number}");
         let mut key = [0x42; 32];
         key[..4].copy_from_slice(&number.to_le_bytes());
         let mut endpoints = first.endpoints.clone();
@@ -81,10 +78,10 @@ fn add_peers(config: &mut TunnelConfig, count: usize) {
             endpoint.address.set_port(20_000 + number as u16);
         }
         config.peers.push(PeerSection {
-            name,
+            name: format!("p{number}"),
             public_key: STANDARD.encode(key),
             endpoints,
-            allowed_ips: vec![format!("11.{}.{middle}.{low}/32", high)],
+            allowed_ips: vec![format!("11.{high}.{middle}.{low}/32")],
             cipher: first.cipher.clone(),
         });
     }

@@ -1,5 +1,6 @@
 //! What the demo plays on: two gateways, three links, a tunnel, the flows through it.
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -22,7 +23,7 @@ const STREAM: (u32, u16) = (200, 160);
 /// Packets per second and payload bytes of all small flows together: less than the slowest link carries.
 const SMALL: (u32, u16) = (600, 250);
 /// How long a stream goes on unless it is stopped.
-const STREAM_PATIENCE: Duration = Duration::from_secs(120);
+const STREAM_PATIENCE: Duration = Duration::from_mins(2);
 
 /// The lab with its links.
 pub(crate) struct Scene {
@@ -61,10 +62,10 @@ impl Uplink {
         let LinkProfile { rate, delay, jitter, loss, queue } = self.profile;
         let mut text = format!("{rate} Mbit/s, {delay} ms");
         if jitter > 0.0 {
-            text += &format!(" ± {jitter} ms");
+            let _ = write!(text, " ± {jitter} ms");
         }
         if loss > 0.0 {
-            text += &format!(", {loss} % loss");
+            let _ = write!(text, ", {loss} % loss");
         }
         format!("{text}, queue {queue} KiB")
     }
@@ -125,10 +126,8 @@ impl Scene {
         self.udp(STREAM, 1)
     }
 
-    /// Payload of the TCP flows and the stream that arrived, Mbit/s.
-    ///
-    /// Of iperf3's samples at the receiver: its own sum counts what arrives after the end, from the links' queues.
-    pub(crate) fn payload_mbps(tcp: &IperfReport, stream: &StreamReport) -> f64 {
+    /// Payload of the TCP flows and the stream that their receivers got, Mbit/s.
+    pub(crate) fn goodput_mbps(tcp: &IperfReport, stream: &StreamReport) -> f64 {
         let seconds: f64 = tcp.samples.iter().map(|sample| sample.end - sample.start).sum();
         let megabits: f64 = tcp.samples.iter().map(|sample| sample.mbps * (sample.end - sample.start)).sum();
         let (pace, size) = STREAM;

@@ -183,6 +183,8 @@ impl Panel {
 impl Drop for Panel {
     fn drop(&mut self) {
         let _ = self.terminal.clear();
+        let top = self.terminal.get_frame().area().as_position();
+        let _ = self.terminal.set_cursor_position(top);
         let _ = self.terminal.show_cursor();
         if let Some(keyboard) = &self.keyboard {
             let _ = tcsetattr(io::stdin(), SetArg::TCSANOW, keyboard);
@@ -243,5 +245,22 @@ fn bar(part: f64) -> String {
     let eighths = (part.clamp(0.0, 1.0) * BAR_WIDTH as f64 * 8.0).round() as usize;
     let rest = [' ', '▏', '▎', '▍', '▌', '▋', '▊', '▉'][eighths % 8];
     let full = "█".repeat(eighths / 8);
-    if eighths % 8 == 0 { full } else { format!("{full}{rest}") }
+    if eighths.is_multiple_of(8) { full } else { format!("{full}{rest}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bars_have_eighths() {
+        assert_eq!(bar(0.0), "");
+        assert_eq!(bar(1.5), "█".repeat(BAR_WIDTH));
+        assert_eq!(bar(0.5 + 1.0 / (BAR_WIDTH as f64 * 8.0)), format!("{}▏", "█".repeat(BAR_WIDTH / 2)));
+    }
+
+    #[test]
+    fn lines_are_wrapped_behind_the_time() {
+        assert_eq!(indented("1 s ", "one two\nthree", 9), ["1 s one", "    two", "    three"]);
+    }
 }
