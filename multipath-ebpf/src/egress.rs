@@ -92,12 +92,12 @@ fn send(
 ) -> Result<i32, Exit> {
     let slot = path_slot(choice.peer, choice.path);
     account.path = slot + 1;
-    let (counter, receiver) = match counter {
-        Some(counter) => (counter, session(choice.peer, 0)?.1),
-        None => session(choice.peer, 1)?,
-    };
     // SAFETY: no arguments.
     let now = unsafe { bpf_ktime_get_boot_ns() };
+    let (counter, receiver) = match counter {
+        Some(counter) => (counter, session(choice.peer, 0, now)?.1),
+        None => session(choice.peer, 1, now)?,
+    };
     let header = DataHeader {
         packet_type: PacketType::Data,
         path: choice.path,
@@ -121,7 +121,7 @@ fn send(
 
 /// Draws `count` counters of the session with a peer. Returns the first and the receiver index.
 #[inline(always)]
-fn session(peer: u32, count: u64) -> Result<(u64, u32), Exit> {
+fn session(peer: u32, count: u64, now: u64) -> Result<(u64, u32), Exit> {
     let index = PEERS_MAP.get(peer).map_or(0, |peer| peer.session);
     let session = SESSIONS.get_ptr_mut(index).ok_or(DropReason::NoSession)?;
     // SAFETY: just looked up; `next_counter` is only touched atomically, the rest never changes.
@@ -129,7 +129,7 @@ fn session(peer: u32, count: u64) -> Result<(u64, u32), Exit> {
         if (*session).cipher != CIPHER_NONE {
             return Err(DropReason::NoSession.into());
         }
-        if (*session).expires_ns != u64::MAX && bpf_ktime_get_boot_ns() > (*session).expires_ns {
+        if now > (*session).expires_ns {
             return Err(DropReason::SessionExpired.into());
         }
         let first = if count == 0 { 0 } else { fetch_add(&raw mut (*session).next_counter, count) };
@@ -148,7 +148,8 @@ fn send_in_parts(
 ) -> Result<i32, Exit> {
     let first_len = parts::split(inner.len, path.inner_mtu).ok_or(DropReason::TooBig)?;
     let tunnel: &Tunnel = TUNNEL.get(0).ok_or(DropReason::NoSession)?;
-    let (counter, _) = session(choice.peer, 2)?;
+    // SAFETY: no arguments.
+    let (counter, _) = session(choice.peer, 2, unsafe { bpf_ktime_get_boot_ns() })?;
     let packet = Packet::new(ctx.data(), ctx.data_end());
     let mark = SecondPartMark { mark: SECOND_PART_MARK, counter: counter + 1, path: choice.path, zero: 0 };
     let place = packet.at::<SecondPartMark>(0).ok_or(DropReason::MalformedInner)?;

@@ -1,8 +1,8 @@
 //! The way out: outer headers around a payload, then to the next hop.
 
 use aya_ebpf::{
-    bindings::{TC_ACT_REDIRECT, bpf_adj_room_mode, bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1},
-    helpers::{bpf_csum_diff, bpf_redirect_neigh, bpf_skb_change_tail, bpf_skb_load_bytes},
+    bindings::{TC_ACT_REDIRECT, bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1},
+    helpers::{bpf_csum_diff, bpf_redirect_neigh, bpf_skb_change_head, bpf_skb_change_tail, bpf_skb_load_bytes},
     programs::TcContext,
 };
 use multipath_common::{
@@ -104,9 +104,15 @@ fn append_tag(ctx: &TcContext, payload_len: u32) -> Result<(), DropReason> {
     packet.set_words(tag_at, [zero; TAG_LEN / 4]).ok_or(DropReason::EncapsulationFailed)
 }
 
+/// Makes room in front of the Ethernet header, which is written anew with the rest. (`bpf_skb_adjust_room` would move the
+/// header to the front, and costs more.)
 #[inline(always)]
 fn make_room(ctx: &TcContext, len: usize) -> Result<(), DropReason> {
-    ctx.adjust_room(len as i32, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, 0).map_err(|_| DropReason::EncapsulationFailed)
+    // SAFETY: the context is valid while the program runs.
+    match unsafe { bpf_skb_change_head(ctx.skb.skb, len as u32, 0) } {
+        0 => Ok(()),
+        _ => Err(DropReason::EncapsulationFailed),
+    }
 }
 
 /// Tells the kernel the protocol of the outer packet, which the redirect goes by.
