@@ -203,7 +203,7 @@ shared! {
 
     /// What `drops` counts by.
     pub struct DropKey {
-        /// A [`DropReason`](crate::drops::DropReason).
+        /// Number of a reason in [`crate::drops`].
         pub reason: u32,
         /// Interface index that the packet came in by.
         pub ifindex: u32,

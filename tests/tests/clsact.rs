@@ -22,7 +22,7 @@ fn filters(topology: &Topology, interface: &str) -> Result<usize> {
 #[test]
 fn filters_carry_the_tunnel_are_replaced_and_removed() -> Result<()> {
     let link = LinkSpec::VETH.family(Family::V4);
-    let topology = Topology::new(&[link.clone(), link])?;
+    let topology = Topology::new(&[link, link])?;
     let [mut at_a, mut at_b] = topology.tunnel_configs(0);
     for uplink in at_a.uplinks.iter_mut().chain(&mut at_b.uplinks) {
         uplink.xdp = Some("off".to_owned());

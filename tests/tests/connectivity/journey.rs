@@ -53,7 +53,7 @@ impl<'a> Journey<'a> {
     /// Pings with the smallest packets, usual ones and the largest ones.
     pub fn pings(&self, mtu: usize) -> Result<()> {
         let smallest = self.ip_header() + 8;
-        [smallest, smallest + 1, 84, 576, mtu - 1, mtu].into_iter().try_for_each(|size| self.ping(size))
+        [smallest, 84, mtu - 1, mtu].into_iter().try_for_each(|size| self.ping(size))
     }
 
     /// Sends one UDP packet of every size (bytes of the IP packet, Don't Fragment set) in each of several flows: all arrive, in
@@ -151,6 +151,13 @@ impl<'a> Journey<'a> {
                 .into_iter()
                 .try_for_each(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
         })
+    }
+
+    /// Sends one UDP packet that nobody waits for.
+    pub fn send_one(&self) -> Result<()> {
+        let any = if self.address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+        self.from.run(|| UdpSocket::bind(any))??.send_to(b"one", (self.address, 9))?;
+        Ok(())
     }
 
     /// Sends until an answer comes: the first ones are lost while the other side learns where this one is.

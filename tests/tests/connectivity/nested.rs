@@ -76,7 +76,8 @@ fn a_tunnel_in_a_tunnel() -> Result<()> {
     ];
     for journey in &journeys {
         journey.pings(mtu)?;
-        journey.sweep(journey.ip_header() + 8..=mtu, 4)?;
+        journey.sweep(journey.ip_header() + 8..=mtu, 1)?;
+        journey.sweep(mtu - 5..=mtu, 20)?;
         journey.stream()?;
     }
     Journey::tcp_all(&journeys)?;

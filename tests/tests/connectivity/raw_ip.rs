@@ -14,7 +14,8 @@ fn check(links: &[LinkSpec]) -> Result<()> {
     let mtu = Status::of(&scene.topology.a, "mp0")?.mtu as usize;
     for journey in scene.journeys() {
         journey.pings(mtu)?;
-        journey.sweep(journey.ip_header() + 8..=mtu, 4)?;
+        journey.sweep(journey.ip_header() + 8..=mtu, 1)?;
+        journey.sweep(mtu - 5..=mtu, 20)?;
         journey.stream()?;
     }
     Journey::tcp_all(&scene.journeys())?;

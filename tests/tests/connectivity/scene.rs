@@ -113,8 +113,13 @@ pub fn up_both(topology: &Topology, configs: &[TunnelConfig; 2]) -> Result<Vec<D
 
 /// Starts a tunnel on all gateways at once.
 pub fn up_all(gateways: &[(&Gateway, &TunnelConfig)]) -> Result<Vec<Daemon>> {
+    let up = |gateway: &Gateway, config| {
+        run_on(Processors::All)?;
+        gateway.up(config)
+    };
     thread::scope(|scope| {
-        let starting: Vec<_> = gateways.iter().map(|(gateway, config)| scope.spawn(|| gateway.up(config))).collect();
+        let starting: Vec<_> =
+            gateways.iter().map(|(gateway, config)| scope.spawn(move || up(gateway, config))).collect();
         starting
             .into_iter()
             .map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
