@@ -6,7 +6,7 @@
 //! | --- | --- | --- | --- | --- |
 //! | `tunnel` | array | 0 | [`Tunnel`] | daemon |
 //! | `generation` | array | [`GENERATION_AUTOMATIC`], [`GENERATION_OPERATOR`] | u64 | the writer of what it counts |
-//! | `allowed_ips` | LPM trie | prefix, IPv4 mapped | peer number | daemon |
+//! | `allowed_ips` | LPM trie | prefix, IPv4 mapped | peer number, or [`NO_PEER`] | daemon |
 //! | `local_addresses` | hash | [`Address`] | u32 | daemon |
 //! | `peers` | array | peer number | [`Peer`] | daemon |
 //! | `sessions` | hash | receiver index | [`Session`] | daemon inserts, programs count |
@@ -18,7 +18,7 @@
 //! | `drops` | per-CPU hash | [`DropKey`] | [`DropStats`] | programs |
 //! | `flows` | LRU hash | [`FlowKey`] | [`Flow`] | programs |
 //! | `sources` | LRU hash | [`Address`] | [`Source`] | programs |
-//! | `origins` | hash | [`OriginKey`] | [`Origin`] | programs |
+//! | `origins` | hash | [`OriginKey`] | [`Origin`] | programs; the daemon removes those of peers that are gone |
 //! | `origin_events` | ring buffer | | [`OriginKey`] | programs |
 //! | `part_store` | LRU hash | [`PartKey`] | [`StoredPart`] | programs |
 //! | `part_scratch` | per-CPU array | 0 | [`StoredPart`] | programs |
@@ -30,6 +30,8 @@ use crate::drops::DropReason;
 
 /// Paths that one peer can have: the path id of the wire format stays below it.
 pub const MAX_PATHS: usize = 16;
+/// In place of a peer's number: nobody's addresses, although a shorter prefix holds them.
+pub const NO_PEER: u32 = u32::MAX;
 /// Bytes of a name (tunnel, uplink, peer) in a map, zero-padded; Linux's `IFNAMSIZ`.
 pub const NAME_LEN: usize = 16;
 /// Half an inner packet at most, bytes: fits one part of the largest inner packet that two 2,048-byte parts carry.

@@ -140,9 +140,9 @@ pub enum Path {
     #[command(after_help = "Example: mpvpn path list mp0 --json")]
     List(PathList),
 
-    /// Set a path's weight or rate; it acts at once
+    /// Set a path's weight or rate; a weight acts at once
     ///
-    /// Both are the operator's values, and stay when the daemon dies or restarts. `auto` gives them back to the daemon.
+    /// A rate is kept and shown; nothing is paced by it yet, and it does not change the automatic weight. Both are the operator's values, and stay when the daemon dies or restarts. `auto` gives them back to the daemon.
     #[command(
         subcommand_value_name = "SETTING",
         subcommand_help_heading = "Settings",
@@ -191,7 +191,7 @@ pub enum Setting {
         #[arg(value_name = "VALUE", value_parser = weight)]
         value: Operator<u32>,
     },
-    /// The path's egress rate
+    /// The path's egress rate, which nothing is paced by yet
     Rate {
         /// A rate with its unit (bit, kbit, mbit or gbit), or auto
         #[arg(value_name = "VALUE", value_parser = rate)]

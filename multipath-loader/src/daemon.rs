@@ -116,7 +116,11 @@ pub async fn run(config: Config, bpffs: &Path, tc: TcHook, ready: impl FnOnce())
         End::Detached => {
             info!("the daemon ends, the kernel goes on forwarding: `mpvpn down {name}` removes the tunnel");
         }
-        End::DeviceGone => info!("the device {name} is gone: the tunnel was taken down"),
+        End::DeviceGone => {
+            info!(
+                "the device {name} is gone, the daemon ends: `mpvpn down {name}` removes what may be left of the tunnel"
+            );
+        }
         End::TakenDown => remove(&underlay, &pins, &name).await?,
     }
     Ok(())
@@ -152,8 +156,9 @@ async fn remove(underlay: &Underlay, pins: &Pins, name: &str) -> Result<()> {
 impl Daemon {
     async fn start(config: Config, underlay: Underlay, pins: &Pins, tc: TcHook) -> Result<Self> {
         let name = config.tunnel.name.clone();
-        let prefixes = config.peers.iter().map(|peer| peer.allowed_ips.len()).sum();
-        let capacity = Capacity::for_counts(config.peers.len(), prefixes);
+        let prefixes: usize = config.peers.iter().map(|peer| peer.allowed_ips.len()).sum();
+        // One more: what keeps IPv6 prefixes from holding IPv4 addresses.
+        let capacity = Capacity::for_counts(config.peers.len(), prefixes + 1);
         pins.prepare()?;
         let Some(lock) = pins.lock().await? else {
             bail!("another mpvpn is the daemon of {name} already: end it first, or `mpvpn down {name}`");
@@ -194,6 +199,9 @@ impl Daemon {
             daemon.attachments.attach_uplink(&mut daemon.programs, uplink, link)?;
         }
         daemon.refresh(None).await?;
+        // Weights, prefixes or the MTU may be others than the last daemon's although the paths are the same.
+        daemon.maps.advance_automatic()?;
+        daemon.adapt_mtu().await?;
         daemon.attachments.attach_egress(&mut daemon.programs, &daemon.device.port)?;
         daemon.underlay.set_addresses(&daemon.device.device, &daemon.config.tunnel.addresses).await?;
         if daemon.config.tunnel.routes == crate::config::Routes::Auto {
@@ -256,6 +264,8 @@ impl Daemon {
                 continue;
             }
             self.maps.set_peer(number, PeerEntry::zeroed())?;
+            // Its number may become another peer's, who is not at these addresses.
+            self.maps.forget_origins(number)?;
             for id in 0..MAX_PATHS as u8 {
                 self.clear_path(number, id)?;
             }
@@ -319,7 +329,9 @@ impl Daemon {
         }
         for (id, (uplink, identity)) in ids.into_iter().flatten().zip(wanted) {
             let is_new = !had.contains(&(id, identity));
-            self.add_path(position, id as u8, uplink, identity, None, is_new)?;
+            let local = address_from(self.maps.path(number, id as u8)?.local);
+            let preferred_local = Some(local).filter(|local| identity.is_learned && !is_new && !local.is_unspecified());
+            self.add_path(position, id as u8, uplink, identity, preferred_local, is_new)?;
         }
         self.write_peer(position)
     }
@@ -414,10 +426,15 @@ impl Daemon {
                 self.write_local_addresses().await?;
                 self.refresh(Some(&[address.index])).await?;
             }
+            // A full BGP table that flaps must not keep the daemon from what concerns its paths.
+            Change::Route { prefix, .. }
+                if !self.paths.iter().any(|path| prefix.contains(&path.identity.remote.ip())) => {}
             Change::Route { interfaces, .. } => {
                 let all = interfaces.is_empty();
                 self.refresh(if all { None } else { Some(&interfaces) }).await?;
             }
+            // That the device is gone may be among the messages that were lost.
+            Change::Anything if !self.has_device().await => return Ok(Some(End::DeviceGone)),
             Change::Anything => {
                 self.write_local_addresses().await?;
                 self.refresh(None).await?;
@@ -511,8 +528,7 @@ impl Daemon {
         let usable = self.paths.iter().filter(|path| path.written.state == PATH_UP).map(|path| path.written.inner_mtu);
         let Some(mtu) = device_mtu(self.config.tunnel.mtu, usable) else { return Ok(()) };
         // A device that was just taken down must not be made again.
-        let is_there = matches!(self.underlay.tunnel(&self.config.tunnel.name).await, Ok(Some(_)));
-        if mtu == self.device.device.mtu || !is_there {
+        if mtu == self.device.device.mtu || !self.has_device().await {
             return Ok(());
         }
         if let Some(configured) = self.config.tunnel.mtu.filter(|configured| *configured > mtu) {
@@ -520,6 +536,11 @@ impl Daemon {
         }
         self.device = self.underlay.ensure_tunnel(&tunnel_device(&self.config, mtu)).await?;
         self.write_tunnel()
+    }
+
+    /// Whether the tunnel's device is still there.
+    async fn has_device(&self) -> bool {
+        matches!(self.underlay.tunnel(&self.config.tunnel.name).await, Ok(Some(_)))
     }
 
     /// Learns from all origins that the programs have noted down, also while no daemon ran.
@@ -628,7 +649,10 @@ async fn bind_port(port: u16) -> Option<UdpSocket> {
     match UdpSocket::bind(("::", port)).await {
         Ok(socket) => Some(socket),
         Err(error) => {
-            warn!("UDP port {port} is not free ({error}): the tunnel takes the packets that come to it all the same");
+            warn!(
+                "UDP port {port} is not free ({error}): if another tunnel has it, give one of them another listen_port, or \
+                 one of them gets nothing; another program gets nothing from the uplinks while the tunnel is up"
+            );
             None
         }
     }

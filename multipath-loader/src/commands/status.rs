@@ -4,6 +4,7 @@ use std::io::{self, Write};
 
 use anyhow::Result;
 use comfy_table::{CellAlignment, Table, presets::NOTHING};
+use tracing::warn;
 
 use crate::{
     cli::{Global, Status},
@@ -15,8 +16,15 @@ use crate::{
 #[expect(clippy::unused_async, reason = "commands share one signature")]
 pub async fn status(args: &Status, global: &Global) -> Result<()> {
     let names = args.name.clone().map_or_else(|| tunnels(&global.bpffs), |name| vec![name]);
-    let found: Vec<TunnelStatus> =
-        names.iter().map(|name| collect(&Pins::new(&global.bpffs, name))).collect::<Result<_>>()?;
+    let mut found = Vec::new();
+    for name in &names {
+        match collect(&Pins::new(&global.bpffs, name)) {
+            Ok(tunnel) => found.push(tunnel),
+            // One that is just coming up or going down must not hide the others.
+            Err(error) if args.name.is_none() => warn!("tunnel {name}: {error:#}"),
+            Err(error) => return Err(error),
+        }
+    }
     let mut out = io::stdout().lock();
     if args.json {
         serde_json::to_writer(&mut out, &serde_json::json!({ "tunnels": found }))?;

@@ -18,6 +18,9 @@ pub(super) fn address(text: &str) -> Result<IpNet, String> {
 /// Reads an inner prefix of a peer; without a length it is a host's. Host bits must be zero.
 pub(super) fn prefix(text: &str) -> Result<IpNet, String> {
     let net = net(text).ok_or("a prefix, for instance 10.98.0.0/24 or fd98::/64")?;
+    if net.prefix_len() >= 96 && net.addr().is_ipv6() && net.network().to_canonical().is_ipv4() {
+        return Err("an IPv4 prefix as such, for instance 10.98.0.0/24".to_owned());
+    }
     if net != net.trunc() {
         return Err(format!("a prefix without host bits: {} (or {} for this one host)", net.trunc(), host(net.addr())));
     }
@@ -68,6 +71,7 @@ mod tests {
             Err("a prefix without host bits: 10.98.0.0/24 (or 10.98.0.7/32 for this one host)".to_owned())
         );
         assert!(prefix("10.98.0.0/33").is_err());
+        assert!(prefix("::ffff:10.98.0.0/120").is_err());
     }
 
     #[test]

@@ -204,7 +204,7 @@ impl Attachments {
     }
 }
 
-/// The link that is pinned there, if it is still attached to a device.
+/// The link that is pinned there, if there is one; its device may be gone.
 fn pinned(pin: &Path) -> Result<Option<FdLink>> {
     match PinnedLink::from_pin(pin) {
         Ok(link) => Ok(Some(link.into())),

@@ -49,7 +49,7 @@ pub(super) fn attach(program: &mut SchedClassifier, links: &Path, name: &str, li
 /// Detaches the filter that the pin of this name stands for; nothing happens if it is a link's pin, or if the interface
 /// is gone and the filter with it.
 pub(super) fn detach(pin: &str) -> Result<()> {
-    let Some((name, priority)) = pin.split_once(MARK) else { return Ok(()) };
+    let Some((name, priority)) = pin.rsplit_once(MARK) else { return Ok(()) };
     let index = name.rsplit('-').next().and_then(|index| index.parse().ok());
     let (Some(index), Ok(priority)) = (index, priority.parse()) else { return Ok(()) };
     // For an interface that is gone there is no name, or an empty one.

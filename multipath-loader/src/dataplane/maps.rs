@@ -1,26 +1,23 @@
 //! Typed access to the pinned maps. Which of them a process may write is said in `multipath_common::maps`.
 
 use std::{
-    collections::BTreeMap,
-    net::{IpAddr, Ipv6Addr},
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context, Result};
-use aya::{
-    Pod,
-    maps::{
-        Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, PerCpuValues, RingBuf,
-        lpm_trie::Key,
-    },
+use aya::maps::{
+    Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, PerCpuValues, RingBuf, lpm_trie::Key,
 };
 use bytemuck::Zeroable;
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use multipath_common::{
     drops::DropReason,
     maps::{
-        Address, DropKey, DropStats, GENERATION_AUTOMATIC, GENERATION_OPERATOR, MAX_PATHS, NAME_LEN, Origin, OriginKey,
-        PATH_UNUSED, Path as PathEntry, PathSettings, PathStats, Peer, Session, Traffic, Tunnel, path_slot,
+        Address, DropKey, DropStats, GENERATION_AUTOMATIC, GENERATION_OPERATOR, MAX_LOCAL_ADDRESSES, MAX_PATHS,
+        NAME_LEN, NO_PEER, Origin, OriginKey, PATH_UNUSED, Path as PathEntry, PathSettings, PathStats, Peer, Session,
+        Traffic, Tunnel, path_slot,
     },
 };
 use tokio::io::unix::AsyncFd;
@@ -172,8 +169,12 @@ impl Maps {
 
     /// Makes the prefixes of the peers exactly these. Prefixes that stay are never missing in between.
     pub fn set_allowed_ips(&mut self, wanted: &[(IpNet, u32)]) -> Result<()> {
+        let has_mapped_range = |net: &IpNet| net.contains(&IpAddr::V6(Ipv4Addr::UNSPECIFIED.to_ipv6_mapped()));
+        let is_barred = wanted.iter().any(|(prefix, _)| has_mapped_range(prefix));
+        // IPv4 addresses lie in the IPv4-mapped range, which an IPv6 prefix as short as ::/0 holds but does not mean.
+        let barrier = is_barred.then(|| (trie_key(Ipv4Net::default().into()), NO_PEER));
         let wanted: BTreeMap<(u32, [u8; 16]), u32> =
-            wanted.iter().map(|(prefix, peer)| (trie_key(*prefix), *peer)).collect();
+            barrier.into_iter().chain(wanted.iter().map(|(prefix, peer)| (trie_key(*prefix), *peer))).collect();
         for (&(len, data), peer) in &wanted {
             self.allowed_ips.insert(&Key::new(len, data), peer, 0).context("can't write the map allowed_ips")?;
         }
@@ -186,11 +187,19 @@ impl Maps {
         Ok(())
     }
 
-    /// Makes the gateway's own addresses exactly these.
+    /// Makes the gateway's own addresses exactly these, as far as there is room: a packet to one that is left out, and of
+    /// no session, reaches the kernel instead of being counted as dropped.
     pub fn set_local_addresses(&mut self, wanted: &[IpAddr]) -> Result<()> {
-        let wanted: Vec<[u8; 16]> = wanted.iter().copied().map(address_bytes).collect();
-        replace_keys(&mut self.local_addresses, &wanted, |address| Address { address }, |key| key.address)
-            .context("can't write the map local_addresses")
+        let failed = "can't write the map local_addresses";
+        let wanted: BTreeSet<[u8; 16]> = wanted.iter().copied().map(address_bytes).take(MAX_LOCAL_ADDRESSES).collect();
+        let present: Vec<Address> = self.local_addresses.keys().collect::<Result<_, _>>().context(failed)?;
+        for old in present.iter().filter(|old| !wanted.contains(&old.address)) {
+            self.local_addresses.remove(old).context(failed)?;
+        }
+        for address in wanted {
+            self.local_addresses.insert(Address { address }, 1, 0).context(failed)?;
+        }
+        Ok(())
     }
 
     /// All peers.
@@ -330,6 +339,14 @@ impl Maps {
         self.origins.keys().collect::<Result<_, _>>().context("can't read the map origins")
     }
 
+    /// Forgets where the packets of a peer came from.
+    pub fn forget_origins(&mut self, peer: u32) -> Result<()> {
+        for key in self.origins()?.iter().filter(|key| key.peer == peer) {
+            self.origins.remove(key).context("can't write the map origins")?;
+        }
+        Ok(())
+    }
+
     /// The events about new origins.
     pub fn origin_events(&self) -> Result<OriginEvents> {
         let ring: RingBuf<MapData> = typed!(&self.directory, "origin_events", RingBuf);
@@ -369,23 +386,6 @@ fn sum(values: impl Iterator<Item = Traffic>) -> Traffic {
         bytes: sum.bytes + cpu.bytes,
         last_seen_ns: sum.last_seen_ns.max(cpu.last_seen_ns),
     })
-}
-
-/// Makes the keys of a hash map exactly these, with value 1.
-fn replace_keys<K: Pod>(
-    map: &mut HashMap<MapData, K, u32>,
-    wanted: &[[u8; 16]],
-    key: impl Fn([u8; 16]) -> K,
-    bytes: impl Fn(&K) -> [u8; 16],
-) -> Result<()> {
-    for address in wanted {
-        map.insert(key(*address), 1, 0)?;
-    }
-    let present: Vec<K> = map.keys().collect::<Result<_, _>>()?;
-    for entry in present.iter().filter(|entry| !wanted.contains(&bytes(entry))) {
-        map.remove(entry)?;
-    }
-    Ok(())
 }
 
 /// A prefix as the trie stores it: IPv4 prefixes lie in the IPv4-mapped range.

@@ -207,6 +207,7 @@ fn mount_bpffs(bpffs: &Path) -> Result<()> {
         return Ok(());
     }
     fs::create_dir_all(bpffs).with_context(|| format!("can't make {} to mount bpffs at", bpffs.display()))?;
-    mount(Some("bpf"), bpffs, Some("bpf"), MsFlags::empty(), None::<&str>)
+    // By default it is writable for all (kernel/bpf/inode.c, `bpf_fill_super`), who could then lock or own our directories.
+    mount(Some("bpf"), bpffs, Some("bpf"), MsFlags::empty(), Some("mode=0700"))
         .with_context(|| format!("can't mount bpffs at {}: run as root, or mount it yourself", bpffs.display()))
 }

@@ -25,8 +25,8 @@ pub struct Route {
     pub mtu: Option<u32>,
 }
 
-/// What the kernel says when there is no route, or one that rejects.
-const NO_ROUTE: [libc::c_int; 8] = [
+/// What the kernel says when there is no route, or one that rejects, or when it does not have the address family.
+const NO_ROUTE: [libc::c_int; 10] = [
     libc::ENETUNREACH,
     libc::EHOSTUNREACH,
     libc::ENODEV,
@@ -35,6 +35,8 @@ const NO_ROUTE: [libc::c_int; 8] = [
     libc::EACCES,
     libc::ENOENT,
     libc::EADDRNOTAVAIL,
+    libc::EAFNOSUPPORT,
+    libc::EOPNOTSUPP,
 ];
 
 impl Underlay {
