@@ -15,7 +15,7 @@
 //! | `path_operator` | array | [`path_slot`] | [`PathSettings`] | command line |
 //! | `arrival_paths` | array | peer, sender's path id ([`path_slot`]) | [`path_slot`] + 1, 0 unknown | daemon |
 //! | `path_stats` | per-CPU array | [`path_slot`] | [`PathStats`] | programs |
-//! | `drops` | per-CPU hash | [`DropKey`] | [`DropStats`] | programs |
+//! | `drops` | per-CPU LRU hash | [`DropKey`] | [`DropStats`] | programs |
 //! | `flows` | LRU hash | [`FlowKey`] | [`Flow`] | programs |
 //! | `sources` | LRU hash | [`Address`] | [`Source`] | programs |
 //! | `origins` | hash | [`OriginKey`] | [`Origin`] | programs; the daemon removes those of peers that are gone |
@@ -40,6 +40,9 @@ pub const MAX_PART_LEN: usize = 2048;
 pub const MAX_FLOWS: usize = 65_536;
 /// Inner source addresses whose owner is remembered.
 pub const MAX_SOURCES: usize = 65_536;
+/// Combinations of reason, interface and path that drops are counted by; the least recently used one is forgotten, so
+/// that an uplink that comes back under ever new interface indices does not fill the map.
+pub const MAX_DROPS: usize = 4096;
 /// Halves of inner packets that wait for the other half.
 pub const MAX_STORED_PARTS: usize = 256;
 /// Local addresses of a gateway.
@@ -403,6 +406,7 @@ pub fn layout(capacity: Capacity) -> impl core::fmt::Display {
         MAX_PART_LEN,
         MAX_FLOWS,
         MAX_SOURCES,
+        MAX_DROPS,
         MAX_STORED_PARTS,
         MAX_LOCAL_ADDRESSES,
         ORIGIN_EVENTS_LEN,

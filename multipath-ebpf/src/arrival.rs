@@ -58,7 +58,7 @@ impl Arrival {
     ///
     /// Two copies that passed the check on two CPUs meet here: the lock orders them, and the second one is refused.
     #[inline(always)]
-    pub fn accept(&self, ctx: &impl EbpfContext) -> Result<(), Exit> {
+    pub fn accept(&self) -> Result<(), Exit> {
         let session = self.session;
         // SAFETY: looked up in this run of the program. The window is only touched under the lock, and nothing is called while it is held.
         let new = unsafe {
@@ -78,11 +78,16 @@ impl Arrival {
                 (*stats).ingress.last_seen_ns = self.now;
             }
         }
-        // Only now: a packet that nobody sealed must not tell the daemon where the peer is.
+        Ok(())
+    }
+
+    /// Tells the daemon where the packet came from if that is not what is written down: once the packet is accepted and
+    /// all of it is checked, because one that is refused must not say where the peer is.
+    #[inline(always)]
+    pub fn report(&self, ctx: &impl EbpfContext) {
         if !self.came_as_written() {
             report_origin(ctx, self);
         }
-        Ok(())
     }
 
     /// Whether the packet came by the interface and between the addresses that are written down for its path.
@@ -228,8 +233,10 @@ fn report_origin(ctx: &impl EbpfContext, arrival: &Arrival) -> u32 {
             ctx,
             "peer {}: path {} now comes by interface {} from port {}", key.peer, key.path, ifindex, origin.remote_port
         );
-        // A full ring means a daemon that does not read it: it looks into `origins` when it starts.
-        let _ = ORIGIN_EVENTS.output(key, 0);
+        // With a full ring the next packet tries again. (A daemon that starts looks into `origins`.)
+        if ORIGIN_EVENTS.output(key, 0).is_err() {
+            let _ = ORIGINS.remove(key);
+        }
     }
     0
 }

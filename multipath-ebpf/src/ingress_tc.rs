@@ -11,6 +11,7 @@ use multipath_common::{
     drops::DropReason,
     ecn,
     inner::{self, Inner},
+    maps::MAX_PART_LEN,
     outer::IPV6_UDP_WORDS,
     wire::{HEADER_LEN, IPV6_HEADER_LEN, Part, TAG_LEN},
 };
@@ -30,6 +31,11 @@ const LONGEST_HEADERS: u32 = (IPV6_UDP_WORDS * 4 + HEADER_LEN) as u32;
 /// Receives a packet whose link-layer header has `L2` bytes; returns the verdict.
 #[inline(always)]
 pub fn receive<const L2: usize>(ctx: &TcContext, account: &mut Account) -> Result<i32, Exit> {
+    // SAFETY: the context is valid while the program runs.
+    if unsafe { (*ctx.skb.skb).vlan_present } != 0 {
+        // The kernel took the tag off; the packet is for a VLAN interface on this one, which may be an uplink itself.
+        return Err(Exit::Pass);
+    }
     let packet = Packet::headers(ctx, L2 as u32 + LONGEST_HEADERS);
     // SAFETY: the context is valid while the program runs.
     let ifindex = unsafe { (*ctx.skb.skb).ifindex };
@@ -41,7 +47,8 @@ pub fn receive<const L2: usize>(ctx: &TcContext, account: &mut Account) -> Resul
         return receive_part::<L2>(ctx, arrival);
     }
     let inner = check_inner::<L2>(packet, arrival)?;
-    arrival.accept(ctx)?;
+    arrival.accept()?;
+    arrival.report(ctx);
     strip::<L2>(ctx, arrival)?;
     deliver(ctx, arrival, &inner)
 }
@@ -143,9 +150,15 @@ pub fn finish(packet: Packet, arrival: &Arrival, inner: &Inner, mac: [u8; 6]) ->
 }
 
 /// Receives one part: keeps it, or joins it with the other one and delivers the whole.
+///
+/// A part is accepted before it can be told whose packet it is from: that stands in the first one. So of a joined packet
+/// that is refused, the counters stay used and counted.
 #[inline(always)]
 fn receive_part<const L2: usize>(ctx: &TcContext, arrival: &mut Arrival) -> Result<i32, Exit> {
-    arrival.accept(ctx)?;
+    if arrival.payload_len == 0 || arrival.payload_len > MAX_PART_LEN as u32 {
+        return Err(DropReason::PartMismatch.into());
+    }
+    arrival.accept()?;
     strip::<L2>(ctx, arrival)?;
     let joined = match join::join(ctx, arrival) {
         join::WAITING => return Ok(TC_ACT_SHOT),
@@ -158,5 +171,6 @@ fn receive_part<const L2: usize>(ctx: &TcContext, arrival: &mut Arrival) -> Resu
     let packet = Packet::linear(ctx)?;
     let inner = packet.inner(ETHERNET_LEN).ok_or(DropReason::BadInner)?;
     check(arrival, &inner, joined & !join::CONGESTION)?;
+    arrival.report(ctx);
     deliver(ctx, arrival, &inner)
 }

@@ -35,7 +35,8 @@ pub fn receive(ctx: &XdpContext, account: &mut Account) -> Result<u32, Exit> {
     }
     check_tag::<ETHERNET_LEN>(packet, arrival)?;
     let inner = check_inner::<ETHERNET_LEN>(packet, arrival)?;
-    arrival.accept(ctx)?;
+    arrival.accept()?;
+    arrival.report(ctx);
     let failed = || Exit::Drop(DropReason::DeliveryFailed);
     // SAFETY: the context is valid while the program runs.
     let stripped = unsafe {

@@ -3,19 +3,18 @@
 //! The loader sets the sizes of those that depend on the configuration; the number here is the smallest.
 
 use aya_ebpf::{
-    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf},
+    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, LruPerCpuHashMap, PerCpuArray, RingBuf},
     macros::btf_map,
 };
 use multipath_common::maps::{
-    Address, DropKey, DropStats, Flow, FlowKey, GENERATION_AUTOMATIC, GENERATION_OPERATOR, MAX_FLOWS,
+    Address, DropKey, DropStats, Flow, FlowKey, GENERATION_AUTOMATIC, GENERATION_OPERATOR, MAX_DROPS, MAX_FLOWS,
     MAX_LOCAL_ADDRESSES, MAX_PATHS, MAX_SOURCES, MAX_STORED_PARTS, ORIGIN_EVENTS_LEN, Origin, OriginKey, PartKey, Path,
     PathSettings, PathStats, Peer, SESSIONS_PER_PEER, Session, Source, StoredPart, Tunnel,
 };
 
 const PEERS: usize = 16;
 const PATHS: usize = PEERS * MAX_PATHS;
-const DROPS: usize = 4096;
-/// Entries are allocated when they are first needed: most reasons never occur.
+/// Entries are allocated when they are first needed.
 const NO_PREALLOC: usize = aya_ebpf::bindings::BPF_F_NO_PREALLOC as usize;
 
 #[btf_map(name = "tunnel")]
@@ -41,7 +40,7 @@ pub static ARRIVAL_PATHS: Array<u32, PATHS> = Array::new();
 #[btf_map(name = "path_stats")]
 pub static PATH_STATS: PerCpuArray<PathStats, PATHS> = PerCpuArray::new();
 #[btf_map(name = "drops")]
-pub static DROPS_MAP: PerCpuHashMap<DropKey, DropStats, DROPS, NO_PREALLOC> = PerCpuHashMap::new();
+pub static DROPS_MAP: LruPerCpuHashMap<DropKey, DropStats, MAX_DROPS> = LruPerCpuHashMap::new();
 #[btf_map(name = "flows")]
 pub static FLOWS: LruHashMap<FlowKey, Flow, MAX_FLOWS> = LruHashMap::new();
 #[btf_map(name = "sources")]

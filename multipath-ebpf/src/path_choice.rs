@@ -3,7 +3,7 @@
 use aya_ebpf::{bindings::BPF_ANY, btf_maps::lpm_trie::Key, helpers::bpf_loop};
 use multipath_common::{
     drops::DropReason,
-    maps::{Address, Flow, FlowKey, MAX_PATHS, PATH_UP, Path, Source, path_slot},
+    maps::{Address, Flow, FlowKey, MAX_PATHS, NO_PEER, PATH_UP, Path, Source, path_slot},
     schedule::{Rendezvous, flow_hash},
 };
 
@@ -24,7 +24,7 @@ pub struct Choice {
 /// The peer whose `allowed_ips` hold an address.
 #[inline(always)]
 fn peer_by_prefix(address: [u32; 4]) -> Option<u32> {
-    ALLOWED_IPS.get(&Key::new(128, address_bytes(address))).copied()
+    ALLOWED_IPS.get(&Key::new(128, address_bytes(address))).copied().filter(|peer| *peer != NO_PEER)
 }
 
 /// Whether an inner source address is the peer's. Remembers what it found, so that the cost does not grow with the

@@ -16,6 +16,7 @@ use multipath_common::maps::{
 use tokio::{
     net::UdpSocket,
     signal::unix::{Signal, SignalKind, signal},
+    time::Instant,
 };
 use tracing::{debug, info, warn};
 
@@ -37,6 +38,9 @@ use crate::{
 
 /// How long `take_down` waits for a daemon to notice that its device is gone.
 const DAEMON_ENDS_WITHIN: Duration = Duration::from_secs(5);
+
+/// How long after a failed request to the kernel everything is read anew.
+const TRY_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// Why a daemon ended.
 enum End {
@@ -132,7 +136,7 @@ pub async fn take_down(bpffs: &Path, name: &str) -> Result<bool> {
     let pins = Pins::new(bpffs, name);
     let existed = pins.exist();
     let deleted = underlay.delete_tunnel(name).await?;
-    let started = tokio::time::Instant::now();
+    let started = Instant::now();
     while existed && pins.has_daemon() {
         if started.elapsed() > DAEMON_ENDS_WITHIN {
             bail!("the daemon of {name} does not end although its device is gone: end it by hand, then run this again");
@@ -221,23 +225,40 @@ impl Daemon {
         interrupt: &mut Signal,
         terminate: &mut Signal,
     ) -> Result<End> {
+        // A request that failed is no reason to stop following the network: everything is read anew soon.
+        let mut again_at: Option<Instant> = None;
         loop {
-            tokio::select! {
+            let again = async { tokio::time::sleep_until(again_at.unwrap_or_else(Instant::now)).await };
+            let done = tokio::select! {
                 change = changes.next() => {
                     let Some(change) = change else { bail!("the kernel's routing socket failed: start mpvpn again") };
-                    if let Some(end) = self.apply(change).await? {
-                        return Ok(end);
-                    }
+                    self.apply(change).await
                 }
-                keys = origins.next() => {
-                    for key in keys? {
-                        self.learn(key).await?;
-                    }
+                keys = origins.next() => self.learn_from(keys?).await,
+                () = again, if again_at.is_some() => {
+                    again_at = None;
+                    self.apply(Change::Anything).await
                 }
                 _ = interrupt.recv() => return Ok(End::TakenDown),
                 _ = terminate.recv() => return Ok(End::Detached),
+            };
+            match done {
+                Ok(Some(end)) => return Ok(end),
+                Ok(None) => {}
+                Err(error) => {
+                    warn!("the network changed, and not all of it could be followed: {error:#}; trying again");
+                    again_at = Some(Instant::now() + TRY_AGAIN_AFTER);
+                }
             }
         }
+    }
+
+    /// Learns from origins that the programs have just noted down.
+    async fn learn_from(&mut self, keys: Vec<OriginKey>) -> Result<Option<End>> {
+        for key in keys {
+            self.learn(key).await?;
+        }
+        Ok(None)
     }
 
     fn write_tunnel(&mut self) -> Result<()> {

@@ -127,7 +127,7 @@ impl Maps {
             path_operator: typed!(directory, "path_operator", Array),
             arrival_paths: typed!(directory, "arrival_paths", Array),
             path_stats: typed!(directory, "path_stats", PerCpuArray),
-            drops: typed!(directory, "drops", PerCpuHashMap),
+            drops: typed!(directory, "drops", PerCpuLruHashMap),
             origins: typed!(directory, "origins", HashMap),
         })
     }
