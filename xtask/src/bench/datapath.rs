@@ -61,7 +61,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     if wants(Part::Programs) || wants(Part::Compare) {
         let mut rig = Rig::new(UPLINKS)?;
         let mut configs = [rig.configs(0, &["up0".to_owned()]), rig.configs(1, &["up1".to_owned()])];
-        configs[1].iter_mut().for_each(without_xdp);
+        configs[0].iter_mut().for_each(with_xdp);
         for pair in &configs {
             rig.up(pair)?;
         }
@@ -85,9 +85,10 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     Ok(())
 }
 
-fn without_xdp(config: &mut TunnelConfig) {
+/// On a veth, XDP is not the default.
+fn with_xdp(config: &mut TunnelConfig) {
     for uplink in &mut config.uplinks {
-        uplink.xdp = Some("off".to_owned());
+        uplink.xdp = Some("native".to_owned());
     }
 }
 
@@ -105,7 +106,7 @@ fn programs(rig: &Rig, options: &Options) -> Result<Vec<(u16, Times)>> {
 }
 
 fn compare(rig: &Rig, options: &Options) -> Result<Vec<Contestant>> {
-    let [raw, vxlan, tunnel, tunnel_tc] = [Rig::uplink(2), rig.vxlan(3)?, Rig::tunnel(0), Rig::tunnel(1)];
+    let [raw, vxlan, tunnel_xdp, tunnel] = [Rig::uplink(2), rig.vxlan(3)?, Rig::tunnel(0), Rig::tunnel(1)];
     let [raw_offloads, vxlan_offloads] = [Rig::uplink(4), rig.vxlan(5)?];
     rig.switch_offloads(&vxlan.device, false)?;
     for device in ["up4", "up5"] {
@@ -114,9 +115,9 @@ fn compare(rig: &Rig, options: &Options) -> Result<Vec<Contestant>> {
     let mut contestants = vec![
         Contestant::new("raw", "veth pair", &raw, None),
         Contestant::new("vxlan", "kernel VXLAN over veth", &vxlan, None),
-        Contestant::new("tunnel", "tunnel, XDP ingress (the default)", &tunnel, None),
-        Contestant::new("tunnel_tc", "tunnel, TC ingress", &tunnel_tc, Some(true)),
-        Contestant::new("tunnel_tc_no_gro", "tunnel, TC ingress, GRO of mp0 off", &tunnel_tc, Some(false)),
+        Contestant::new("tunnel", "tunnel (TC, the default on veth)", &tunnel, Some(true)),
+        Contestant::new("tunnel_no_gro", "tunnel, GRO of mp0 off", &tunnel, Some(false)),
+        Contestant::new("tunnel_xdp", "tunnel, XDP ingress", &tunnel_xdp, None),
         Contestant::new("raw_offloads", "veth pair with offloads", &raw_offloads, None),
         Contestant::new("vxlan_offloads", "kernel VXLAN with offloads", &vxlan_offloads, None),
     ];

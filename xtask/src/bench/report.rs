@@ -55,7 +55,7 @@ impl Report {
                 add(name, &net);
             }
             // What a veth uplink receives with by default.
-            add("ingress", &times.net()[1].1);
+            add("ingress", &times.net()[2].1);
             add("empty_xdp", &times.empty_xdp);
             add("empty_tc", &times.empty_tc);
         }
@@ -71,7 +71,7 @@ impl Report {
                     "paths": case.paths,
                     "peers": case.peers,
                     "egress_ns": case.egress.json(),
-                    "ingress_ns": case.ingress_xdp.json(),
+                    "ingress_ns": case.ingress.json(),
                     "up_seconds": case.ready_after.as_secs_f64(),
                 })
             });
@@ -122,14 +122,10 @@ impl Report {
 
     fn write_cases(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "\nTime of a run, ns, with the taking of it; packets of 64 bytes, 16 flows")?;
-        writeln!(f, "{:>6} {:>7} {:>24} {:>24} {:>10}", "paths", "peers", "egress", "ingress XDP", "up after")?;
+        writeln!(f, "{:>6} {:>7} {:>24} {:>24} {:>10}", "paths", "peers", "egress", "ingress", "up after")?;
         for case in &self.cases {
-            let Case { paths, peers, egress, ingress_xdp, ready_after, .. } = case;
-            writeln!(
-                f,
-                "{paths:>6} {peers:>7} {egress:>24.0} {ingress_xdp:>24.0} {:>8.2} s",
-                ready_after.as_secs_f64()
-            )?;
+            let Case { paths, peers, egress, ingress, ready_after, .. } = case;
+            writeln!(f, "{paths:>6} {peers:>7} {egress:>24.0} {ingress:>24.0} {:>8.2} s", ready_after.as_secs_f64())?;
         }
         writeln!(f, "\nKernel memory of a gateway's maps")?;
         for (peers, bytes) in &self.memory {

@@ -30,8 +30,8 @@ pub(crate) struct Case {
     pub(crate) memory: u64,
     /// Time of the egress program, nanoseconds a run.
     pub(crate) egress: Sample,
-    /// Time of the XDP ingress programs, nanoseconds a run, over all uplinks.
-    pub(crate) ingress_xdp: Sample,
+    /// Time of the TC ingress programs, nanoseconds a run, over all uplinks.
+    pub(crate) ingress: Sample,
     rig: Rig,
 }
 
@@ -46,7 +46,7 @@ impl Case {
         }
         let ready_after = rig.up(&configs)?;
         let memory = rig.map_memory(&Rig::tunnel(0))?;
-        Ok(Self { paths, peers, ready_after, memory, egress: Sample::default(), ingress_xdp: Sample::default(), rig })
+        Ok(Self { paths, peers, ready_after, memory, egress: Sample::default(), ingress: Sample::default(), rig })
     }
 
     /// Measures both programs once.
@@ -54,12 +54,12 @@ impl Case {
         let tunnel = Rig::tunnel(0);
         let egress = Rig::program(self.rig.gateway_a(), &tunnel, EGRESS)?;
         // All uplinks share one program.
-        let ingress = Rig::program(self.rig.gateway_b(), &tunnel, "up0-xdp-")?;
+        let ingress = Rig::program(self.rig.gateway_b(), &tunnel, "up0-tc-")?;
         let _times = RunTimes::enable()?;
         let work = || self.rig.flood(&tunnel, LENGTH, FLOWS, seconds).map(drop);
         let [egress, ingress] = timed([&egress, &ingress], work)?;
         self.egress.add(egress);
-        self.ingress_xdp.add(ingress);
+        self.ingress.add(ingress);
         Ok(())
     }
 }
