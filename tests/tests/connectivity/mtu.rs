@@ -137,7 +137,9 @@ fn syn_packets_announce_what_fits() -> Result<()> {
         let sent = [announced(&near, true)?, announced(&far, true)?];
         let arrived = [announced(&near, false)?, announced(&far, false)?];
         ensure!(sent.iter().flatten().all(|size| *size > expected), "{journey}: the hosts announce {sent:?}");
-        ensure!(arrived == [[expected], [expected]], "{journey}: what arrives announces {arrived:?}");
+        // A SYN that waited for the neighbour to be resolved may arrive with its repetition.
+        let fits = |sizes: &Vec<u16>| !sizes.is_empty() && sizes.iter().all(|size| *size == expected);
+        ensure!(arrived.iter().all(fits), "{journey}: what arrives announces {arrived:?}");
     }
     scene.close()
 }
