@@ -327,27 +327,28 @@ pub const FAMILY_IPV6: u32 = 10;
 /// Nothing is encrypted or authenticated.
 pub const CIPHER_NONE: u32 = 0;
 
-/// Names of the maps that are pinned; the programs declare them under the same names.
+/// The maps that are pinned: the name under which the programs declare them, and the kind as `bpftool` calls it. Both are
+/// part of the layout: aya reuses a pinned map without asking for its kind.
 #[cfg(feature = "user")]
-pub const PINNED: [&str; 18] = [
-    "tunnel",
-    "generation",
-    "allowed_ips",
-    "local_addresses",
-    "peers",
-    "sessions",
-    "paths",
-    "path_automatic",
-    "path_operator",
-    "arrival_paths",
-    "path_stats",
-    "drops",
-    "flows",
-    "sources",
-    "origins",
-    "origin_events",
-    "part_store",
-    "part_scratch",
+pub const PINNED: [(&str, &str); 18] = [
+    ("tunnel", "array"),
+    ("generation", "array"),
+    ("allowed_ips", "lpm_trie"),
+    ("local_addresses", "hash"),
+    ("peers", "array"),
+    ("sessions", "hash"),
+    ("paths", "array"),
+    ("path_automatic", "array"),
+    ("path_operator", "array"),
+    ("arrival_paths", "array"),
+    ("path_stats", "percpu_array"),
+    ("drops", "lru_percpu_hash"),
+    ("flows", "lru_hash"),
+    ("sources", "lru_hash"),
+    ("origins", "hash"),
+    ("origin_events", "ringbuf"),
+    ("part_store", "lru_hash"),
+    ("part_scratch", "percpu_array"),
 ];
 
 /// How many entries the maps have whose size the configuration decides.
@@ -397,8 +398,9 @@ pub fn layout(capacity: Capacity) -> impl core::fmt::Display {
     for description in DESCRIPTIONS {
         hasher.update(description.as_bytes());
     }
-    for name in PINNED {
+    for (name, kind) in PINNED {
         hasher.update(name.as_bytes());
+        hasher.update(kind.as_bytes());
     }
     let sizes = [
         MAX_PATHS,
@@ -437,4 +439,19 @@ impl core::fmt::Display for Layout {
 #[inline(always)]
 pub const fn map_ipv4(address: u32) -> [u32; 4] {
     [0, 0, 0xffff_u32.to_be(), address]
+}
+
+/// An address as the maps store it: 16 bytes, IPv4 mapped.
+#[cfg(feature = "user")]
+pub const fn address_bytes(address: core::net::IpAddr) -> [u8; 16] {
+    match address {
+        core::net::IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
+        core::net::IpAddr::V6(address) => address.octets(),
+    }
+}
+
+/// An address of the maps.
+#[cfg(feature = "user")]
+pub const fn address_from(bytes: [u8; 16]) -> core::net::IpAddr {
+    core::net::Ipv6Addr::from_octets(bytes).to_canonical()
 }

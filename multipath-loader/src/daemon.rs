@@ -12,6 +12,7 @@ use bytemuck::Zeroable;
 use futures::StreamExt;
 use multipath_common::maps::{
     Capacity, MAX_PATHS, OriginKey, PATH_UP, Path as PathEntry, PathSettings, Peer as PeerEntry, Tunnel as TunnelEntry,
+    address_bytes, address_from,
 };
 use tokio::{
     net::UdpSocket,
@@ -28,10 +29,7 @@ use crate::{
         resolve::{PathIdentity, Way, entry},
         weights,
     },
-    dataplane::{
-        Attachments, LoadedPrograms, Lock, Maps, OriginEvents, Pins, TcHook, address_bytes, address_from, name_bytes,
-        name_text,
-    },
+    dataplane::{Attachments, LoadedPrograms, Lock, Maps, OriginEvents, Pins, TcHook, name_bytes, name_text},
     protocol::static_session,
     underlay::{Change, Changes, Link, Offloads, TunnelDevice, TunnelLink, Underlay, UnderlayError, set_offloads},
 };

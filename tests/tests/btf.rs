@@ -216,7 +216,7 @@ fn object() -> PathBuf {
 #[test]
 fn every_map_has_the_types_of_the_loader() -> Result<()> {
     let mut named: Vec<&str> = MAPS.iter().map(|(map, ..)| *map).chain(["origin_events"]).collect();
-    let mut pinned = PINNED.to_vec();
+    let mut pinned = PINNED.map(|(name, _)| name).to_vec();
     named.sort_unstable();
     pinned.sort_unstable();
     ensure!(named == pinned, "the table of this test has {named:?}, pinned are {pinned:?}");
@@ -238,7 +238,7 @@ fn a_moved_field_is_noticed() -> Result<()> {
 }
 
 #[test]
-fn bpftool_prints_the_names_of_the_fields() -> Result<()> {
+fn bpftool_prints_the_names_of_the_fields_and_the_kinds() -> Result<()> {
     let lab = Lab::new()?;
     let directory = lab.bpffs("btf")?.join("maps");
     fs::create_dir(&directory)?;
@@ -246,6 +246,10 @@ fn bpftool_prints_the_names_of_the_fields() -> Result<()> {
     let printed = bpftool(&["map", "dump", "pinned", &directory.join("path_stats").to_string_lossy()])?;
     for name in ["egress", "ingress", "packets", "bytes", "last_seen_ns"] {
         ensure!(printed.contains(&format!("\"{name}\": ")), "bpftool does not print {name}:\n{printed:.1000}");
+    }
+    for (name, kind) in PINNED {
+        let shown = bpftool(&["map", "show", "pinned", &directory.join(name).to_string_lossy()])?;
+        ensure!(shown.contains(&format!(": {kind}  ")), "{name} is no {kind}: {shown}");
     }
     drop(programs);
     ensure!(lab.close()?.is_empty(), "something is left behind");

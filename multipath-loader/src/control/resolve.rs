@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use multipath_common::maps::{FAMILY_IPV4, FAMILY_IPV6, NAME_LEN, PATH_DOWN, PATH_UP, Path};
+use multipath_common::maps::{FAMILY_IPV4, FAMILY_IPV6, NAME_LEN, PATH_DOWN, PATH_UP, Path, address_bytes};
 
 use super::mtu::inner_mtu;
 
@@ -34,10 +34,6 @@ pub struct Way {
 
 /// The entry of a path. Without a way it is down, and keeps nothing but what it is.
 pub fn entry(identity: &PathIdentity, way: Option<Way>, local_port: u16) -> Path {
-    let bytes = |address: IpAddr| match address {
-        IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
-        IpAddr::V6(address) => address.octets(),
-    };
     let family = |address: IpAddr| if address.is_ipv4() { FAMILY_IPV4 } else { FAMILY_IPV6 };
     let remote = identity.remote.ip();
     let down = Path {
@@ -49,7 +45,7 @@ pub fn entry(identity: &PathIdentity, way: Option<Way>, local_port: u16) -> Path
         local_port,
         remote_port: identity.remote.port(),
         local: [0; 16],
-        remote: bytes(remote),
+        remote: address_bytes(remote),
         next_hop: [0; 16],
         uplink: identity.uplink,
         endpoint: identity.endpoint,
@@ -62,8 +58,8 @@ pub fn entry(identity: &PathIdentity, way: Option<Way>, local_port: u16) -> Path
         ifindex: way.ifindex,
         inner_mtu: inner_mtu(way.mtu, remote.is_ipv4()),
         next_hop_family: family(next_hop),
-        local: bytes(way.local),
-        next_hop: bytes(next_hop),
+        local: address_bytes(way.local),
+        next_hop: address_bytes(next_hop),
         ..down
     }
 }

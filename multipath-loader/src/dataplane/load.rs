@@ -38,7 +38,7 @@ impl LoadedPrograms {
             bail!("this mpvpn was built without its eBPF programs: build it with `cargo xtask build`");
         }
         let mut loader = EbpfLoader::new();
-        for name in PINNED {
+        for (name, _) in PINNED {
             loader.map_pin_path(name, maps.join(name));
         }
         for (name, entries) in capacity.max_entries() {

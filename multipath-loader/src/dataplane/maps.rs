@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr},
     path::{Path, PathBuf},
 };
 
@@ -17,7 +17,7 @@ use multipath_common::{
     maps::{
         Address, DropKey, DropStats, GENERATION_AUTOMATIC, GENERATION_OPERATOR, MAX_LOCAL_ADDRESSES, MAX_PATHS,
         NAME_LEN, NO_PEER, Origin, OriginKey, PATH_UNUSED, Path as PathEntry, PathSettings, PathStats, Peer, Session,
-        Traffic, Tunnel, path_slot,
+        Traffic, Tunnel, address_bytes, path_slot,
     },
 };
 use tokio::io::unix::AsyncFd;
@@ -393,19 +393,6 @@ fn trie_key(prefix: IpNet) -> (u32, [u8; 16]) {
     let len = u32::from(prefix.prefix_len());
     let offset = if prefix.addr().is_ipv4() { 96 } else { 0 };
     (len + offset, address_bytes(prefix.network()))
-}
-
-/// An address as the maps store it.
-pub fn address_bytes(address: IpAddr) -> [u8; 16] {
-    match address {
-        IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
-        IpAddr::V6(address) => address.octets(),
-    }
-}
-
-/// An address of the maps.
-pub fn address_from(bytes: [u8; 16]) -> IpAddr {
-    Ipv6Addr::from(bytes).to_canonical()
 }
 
 /// A name as the maps store it: zero-padded.

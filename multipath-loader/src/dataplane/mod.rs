@@ -12,7 +12,7 @@ mod probe;
 pub use self::{
     attach::{Attached, Attachments, Hook, TcHook},
     load::{LoadedPrograms, OBJECT},
-    maps::{DropCount, Maps, OriginEvents, PathRecord, PeerRecord, address_bytes, address_from, name_bytes, name_text},
+    maps::{DropCount, Maps, OriginEvents, PathRecord, PeerRecord, name_bytes, name_text},
     pins::{Lock, Pins, tunnels},
     probe::{has_tcx, missing_kinds},
 };

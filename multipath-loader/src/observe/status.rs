@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use anyhow::{Context, Result};
-use multipath_common::maps::{PATH_UP, Traffic};
+use multipath_common::maps::{PATH_UP, Traffic, address_from};
 use nix::{
     net::if_::if_indextoname,
     time::{ClockId, clock_gettime},
@@ -13,7 +13,7 @@ use serde::Serialize;
 use super::path_name;
 use crate::{
     config::PublicKey,
-    dataplane::{Maps, PathRecord, Pins, address_from, name_text},
+    dataplane::{Maps, PathRecord, Pins, name_text},
 };
 
 /// A tunnel.
