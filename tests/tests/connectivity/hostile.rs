@@ -1,13 +1,15 @@
 //! Bad packets from the wire: each is counted under its reason, nothing is delivered, and nothing changes.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use multipath_tests::traffic::{Capture, Captured};
-use multipath_tests::{End, Family};
+use multipath_tests::{End, Family, Topology};
 
+use crate::journey::Journey;
 use crate::packet::{ETHERNET, Header, Outer, PAYLOAD_V4, inner_udp, repair, sealed, with_payload};
 use crate::scene::{LINK, Scene, eventually};
 use crate::status::Status;
@@ -74,16 +76,26 @@ fn delivered(captured: &[Captured]) -> Vec<&Captured> {
     captured.iter().filter(|frame| !frame.is_outgoing && frame.bytes[0] & 1 == 0).collect()
 }
 
+/// Sends packets of these sizes on a journey and returns what passed gateway a's uplink.
+fn overhear(
+    topology: &Topology,
+    journey: &Journey<'_>,
+    sizes: RangeInclusive<usize>,
+    flows: usize,
+) -> Result<Vec<Captured>> {
+    let capture = Capture::start(topology.a.namespace(), "up0")?;
+    journey.sweep(sizes, flows)?;
+    thread::sleep(Duration::from_millis(50));
+    capture.stop()
+}
+
 fn check(hook: &str) -> Result<()> {
     let scene = Scene::with_hook(&[LINK.family(Family::V4)], hook)?;
     let topology = &scene.topology;
     let link = topology.link(0)?;
     let journey = scene.journeys()[0];
     journey.ping(84)?;
-    let capture = Capture::start(topology.a.namespace(), "up0")?;
-    journey.sweep(100..=150, 2)?;
-    thread::sleep(Duration::from_millis(50));
-    let captured = capture.stop()?;
+    let captured = overhear(topology, &journey, 100..=150, 2)?;
     let genuine = Outer::sent(&captured, 5182)?;
     let (last, frame) = genuine.last().context("no packet was captured")?;
 
@@ -141,10 +153,7 @@ fn over_ipv6() -> Result<()> {
     let link = topology.link(0)?;
     let journey = scene.journeys()[1];
     journey.ping(104)?;
-    let capture = Capture::start(topology.a.namespace(), "up0")?;
-    journey.sweep(100..=120, 1)?;
-    thread::sleep(Duration::from_millis(50));
-    let captured = capture.stop()?;
+    let captured = overhear(topology, &journey, 100..=120, 1)?;
     let genuine = Outer::sent(&captured, 5182)?;
     let inside = Capture::start(topology.b.namespace(), "mp0")?;
     let payload = ETHERNET + 40 + 8;
