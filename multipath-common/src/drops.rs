@@ -30,7 +30,8 @@ macro_rules! drop_reasons {
 drop_reasons! {
     /// Egress: the frame carries neither IPv4 nor IPv6.
     NotIp = "not_ip",
-    /// Egress: the inner packet is shorter than its headers say, or its version or header length is wrong.
+    /// Egress: the inner packet is shorter than its headers say, or its version or header length is wrong; or the frame
+    /// bears a mark in its MAC addresses that is for the gateway's own frames.
     MalformedInner = "malformed_inner",
     /// Egress: no peer's `allowed_ips` hold the destination.
     NoPeer = "no_peer",
@@ -66,6 +67,8 @@ drop_reasons! {
     EcnNotCapable = "ecn_not_capable",
     /// Ingress: the part does not fit its other half, or the store has no room.
     PartMismatch = "part_mismatch",
+    /// Ingress: a control message for which the daemon's ring had no room.
+    ControlLost = "control_lost",
     /// Ingress: the kernel refused to strip the outer headers or to deliver the packet.
     DeliveryFailed = "delivery_failed",
 }

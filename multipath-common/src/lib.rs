@@ -3,11 +3,14 @@
 //! Everything here is a function over plain values, without I/O, allocation or clock, and is compiled from the
 //! same source for BPF and for the host, where it is tested against naive references.
 #![no_std]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 #![expect(
     clippy::inline_always,
     reason = "the verifier and the 512 bytes of stack decide what may be a call of its own in a BPF program"
 )]
 
+pub mod control;
+pub mod crypto;
 pub mod drops;
 pub mod ecn;
 pub mod inner;
@@ -16,5 +19,6 @@ pub mod mss;
 pub mod outer;
 pub mod parts;
 pub mod schedule;
+pub mod steering;
 pub mod window;
 pub mod wire;

@@ -9,7 +9,8 @@
 //! | `allowed_ips` | LPM trie | prefix, IPv4 mapped | peer number, or [`NO_PEER`] | daemon |
 //! | `local_addresses` | hash | [`Address`] | u32 | daemon |
 //! | `peers` | array | peer number | [`Peer`] | daemon |
-//! | `sessions` | hash | receiver index | [`Session`] | daemon inserts, programs count |
+//! | `sessions` | array | [`session_slot`] | [`Session`] | daemon fills and empties, programs count in between |
+//! | `session_keys` | array | [`session_slot`] | [`SessionKeys`] | daemon |
 //! | `paths` | array | [`path_slot`] | [`Path`] | daemon |
 //! | `path_automatic` | array | [`path_slot`] | [`PathSettings`] | daemon |
 //! | `path_operator` | array | [`path_slot`] | [`PathSettings`] | command line |
@@ -20,10 +21,35 @@
 //! | `sources` | LRU hash | [`Address`] | [`Source`] | programs |
 //! | `origins` | hash | [`OriginKey`] | [`Origin`] | programs; the daemon removes those of peers that are gone |
 //! | `origin_events` | ring buffer | | [`OriginKey`] | programs |
+//! | `control_events` | ring buffer | | [`ControlEvent`] | programs |
 //! | `part_store` | LRU hash | [`PartKey`] | [`StoredPart`] | programs |
 //! | `part_scratch` | per-CPU array | 0 | [`StoredPart`] | programs |
+//! | `spreading` | array | 0 | processors that share the work, u32; below 2 it is not shared | daemon |
+//! | `lanes` | array | lane ([`crate::steering`]) | [`Lane`] | programs |
 //!
 //! All addresses are 16 bytes in network order; an IPv4 address is IPv4-mapped (RFC 4291 section 2.5.5.2).
+//!
+//! # The life of a session slot
+//!
+//! A receiver index is a random upper half, which is never 0, over the number of a slot. A program takes the slot of
+//! the index and goes on only when the slot holds that very index. So most packets of a session that is gone, and what
+//! a stranger makes up, end there.
+//!
+//! 1. Filled: the keys are written, then the session with index 0, then the session with its index. Whoever finds the
+//!    index finds everything else. The last write repeats bytes that nobody changes yet: no counter is drawn before
+//!    `peers` names the session, and no counter is marked before the peer, which learns of the session later, has sealed
+//!    with it.
+//! 2. In use: the programs alone change it (`next_counter` atomically, `window` under the lock).
+//! 3. Retired ([`Session::RETIRED`], written under the lock): index 0, a counter beyond [`MAX_COUNTER`], a window that
+//!    holds every counter. The write of `next_counter` only ever raises its bytes, so that even a torn one gives no counter
+//!    a second time.
+//! 4. Wiped at least [`WIPE_DELAY_MS`] later: the keys become zero. Only then may the slot be filled again.
+//!
+//! A program that found the index before the session was retired looks for it once more when it is done with the keys:
+//! on the way out after the packet is sealed, on the way in under the lock. When it is gone, so is the packet. The
+//! index goes before the keys and is never given again while it may be remembered, so whoever still finds it has had
+//! the session's own keys, however long it was held up in between. The delay only spares the packets that were under
+//! way.
 
 #[cfg(feature = "user")]
 use crate::drops::DropReason;
@@ -47,10 +73,20 @@ pub const MAX_DROPS: usize = 4096;
 pub const MAX_STORED_PARTS: usize = 256;
 /// Local addresses of a gateway.
 pub const MAX_LOCAL_ADDRESSES: usize = 1024;
-/// Sessions a peer can have at once: the last, the current and the next one, and one to spare.
+/// Sessions a peer can have at once: the last, the current and the next one, and one that is being wiped.
 pub const SESSIONS_PER_PEER: usize = 4;
+/// Lower bits of a receiver index: the slot of the session.
+pub const SESSION_SLOT_BITS: u32 = 16;
+/// Peers that a gateway can have: each has [`SESSIONS_PER_PEER`] slots.
+pub const MAX_PEERS: usize = (1 << SESSION_SLOT_BITS) / SESSIONS_PER_PEER;
+/// Packets that a session seals at most: its counters stay below. (A rekey comes long before.)
+pub const MAX_COUNTER: u64 = 1 << 60;
+/// How long the keys of a retired session stay, milliseconds: a program runs for microseconds.
+pub const WIPE_DELAY_MS: u64 = 100;
 /// Bytes of the ring buffer of `origin_events`.
 pub const ORIGIN_EVENTS_LEN: usize = 65_536;
+/// Bytes of the ring buffer of `control_events`: some 200 messages.
+pub const CONTROL_EVENTS_LEN: usize = 65_536;
 
 /// Key in `generation` of the counter that the daemon advances.
 pub const GENERATION_AUTOMATIC: u32 = 0;
@@ -61,6 +97,18 @@ pub const GENERATION_OPERATOR: u32 = 1;
 #[inline(always)]
 pub const fn path_slot(peer: u32, path: u8) -> u32 {
     peer * MAX_PATHS as u32 + (path as u32 & (MAX_PATHS as u32 - 1))
+}
+
+/// Slot of the session that a receiver index names.
+#[inline(always)]
+pub const fn session_slot(index: u32) -> u32 {
+    index & ((1 << SESSION_SLOT_BITS) - 1)
+}
+
+/// The first of the [`SESSIONS_PER_PEER`] slots of a peer.
+#[inline(always)]
+pub const fn first_session_slot(peer: u32) -> u32 {
+    peer * SESSIONS_PER_PEER as u32
 }
 
 /// A type whose layout both sides share; its description goes into the layout hash.
@@ -117,6 +165,16 @@ shared! {
         pub session: u32,
         /// Bit n is set when path n is configured or learned.
         pub path_set: u32,
+        /// The cipher of the configuration: [`CIPHER_CHACHA20_POLY1305`], [`CIPHER_AUTH`] or [`CIPHER_NONE`].
+        pub cipher: u32,
+        /// Handshakes begun since the last one was through.
+        pub attempts: u32,
+        /// Why no handshake gets through: [`TROUBLE_NONE`] or another of the `TROUBLE_*`.
+        pub trouble: u32,
+        /// Fingerprint of what its sessions were made with besides its own key: our public key and the preshared key.
+        pub credentials: u32,
+        /// When the session was made, nanoseconds of `CLOCK_BOOTTIME`; 0 when there is none.
+        pub handshake_ns: u64,
         /// Name of the peer.
         pub name: [u8; NAME_LEN],
         /// Public key of the peer (X25519).
@@ -129,20 +187,24 @@ shared! {
         pub val: u32,
     }
 
-    /// A session: what two peers share until the next rekey. Filled once, before it can be reached.
+    /// A session: what two peers share until the next rekey; its life is told at the top of this module.
     pub struct Session {
-        /// Number of the peer.
-        pub peer: u32,
+        /// Receiver index (ours); 0: the slot is empty, and nothing else in it counts.
+        pub index: u32,
         /// Receiver index at the peer, which stands in every packet that is sealed with this session.
         pub remote_index: u32,
+        /// Number of the peer.
+        pub peer: u32,
+        /// [`CIPHER_CHACHA20_POLY1305`], [`CIPHER_AUTH`] or [`CIPHER_NONE`].
+        pub cipher: u32,
         /// When it ends, nanoseconds of `CLOCK_BOOTTIME`.
         pub expires_ns: u64,
         /// Counter of the next packet that is sealed; drawn atomically by the egress program.
         pub next_counter: u64,
-        /// 0: none.
-        pub cipher: u32,
         /// Guards `window`.
         pub lock: bpf_spin_lock,
+        /// 1 when this gateway began the handshake.
+        pub is_initiator: u32,
         /// What has been received.
         pub window: crate::window::Window,
     }
@@ -265,6 +327,26 @@ shared! {
         pub reserved: u32,
     }
 
+    /// A control message that was authentic and new.
+    pub struct ControlEvent {
+        /// Number of the peer.
+        pub peer: u32,
+        /// Receiver index (ours) of the session that it was sealed with.
+        pub session: u32,
+        /// [`path_slot`] of our path that it came by.
+        pub slot: u32,
+        /// Path id in the peer's numbering.
+        pub path: u32,
+        /// When it came, nanoseconds of `CLOCK_BOOTTIME`.
+        pub received_ns: u64,
+        /// When it was sent, microseconds of the peer's clock, wrapping.
+        pub timestamp: u32,
+        /// Bytes of the message; [`MAX_CONTROL_LEN`](crate::control::MAX_CONTROL_LEN) of them at most are here.
+        pub len: u32,
+        /// The message; what stands beyond `len` has no meaning.
+        pub bytes: [u8; crate::control::MAX_CONTROL_LEN],
+    }
+
     /// Whose packets an [`Origin`] is about.
     pub struct OriginKey {
         /// Number of the peer.
@@ -310,6 +392,30 @@ shared! {
         /// Its bytes; what stands beyond `len` has no meaning.
         pub bytes: [u8; MAX_PART_LEN],
     }
+
+    /// Packets that stay in order and are worked on by one processor at a time: see [`crate::steering`].
+    pub struct Lane {
+        /// Packets that were handed to a processor, less those that got lost on the way.
+        pub handed: u64,
+        /// When the last one was, nanoseconds of `CLOCK_BOOTTIME`.
+        pub last_ns: u64,
+        /// Fewest packets that were under way since losses were last looked for.
+        pub least: u64,
+        /// The processor.
+        pub cpu: u32,
+        /// The window of time in which bytes are counted now.
+        pub window: u32,
+        /// Bytes in it.
+        pub current: u32,
+        /// Bytes in the one before.
+        pub previous: u32,
+        /// The rest of a cache line: what follows is another processor's to write.
+        pub reserved: [u64; 3],
+        /// Packets that their processor has begun to seal, or that have come to the inner network.
+        pub done: u64,
+        /// The rest of a cache line.
+        pub reserved_done: [u64; 7],
+    }
 }
 
 /// No such path.
@@ -324,19 +430,69 @@ pub const FAMILY_IPV4: u32 = 2;
 /// `AF_INET6`.
 pub const FAMILY_IPV6: u32 = 10;
 
-/// Nothing is encrypted or authenticated.
-pub const CIPHER_NONE: u32 = 0;
+/// Encrypted and authenticated (RFC 8439). No cipher is 0, so that an empty slot has none.
+pub const CIPHER_CHACHA20_POLY1305: u32 = 1;
+/// Authenticated by the same algorithm, and readable.
+pub const CIPHER_AUTH: u32 = 2;
+/// Neither encrypted nor authenticated.
+pub const CIPHER_NONE: u32 = 3;
 
-/// The maps that are pinned: the name under which the programs declare them, and the kind as `bpftool` calls it. Both are
-/// part of the layout: aya reuses a pinned map without asking for its kind.
+/// Nothing is known to be wrong.
+pub const TROUBLE_NONE: u32 = 0;
+/// The two configurations name different ciphers.
+pub const TROUBLE_CIPHER: u32 = 1;
+/// The peer's answer is not authentic: the preshared keys differ, or it is forged.
+pub const TROUBLE_NOT_AUTHENTIC: u32 = 2;
+/// The peer's public key is nobody's: no secret can be agreed on with it.
+pub const TROUBLE_WEAK_KEY: u32 = 3;
+
+impl Session {
+    /// A slot whose session has ended: no program seals or accepts anything with it. See the top of this module.
+    pub const RETIRED: Self = Self {
+        index: 0,
+        remote_index: 0,
+        peer: 0,
+        cipher: 0,
+        expires_ns: 0,
+        next_counter: i64::MAX.cast_unsigned(),
+        lock: bpf_spin_lock { val: 0 },
+        is_initiator: 0,
+        window: crate::window::Window::CLOSED,
+    };
+}
+
+/// The keys of a session (RFC 8439), as little-endian words. They have a map of their own, so that looking at
+/// `sessions` shows none.
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+pub struct SessionKeys {
+    /// For what this gateway sends.
+    pub send: [u32; 8],
+    /// For what it receives.
+    pub receive: [u32; 8],
+}
+
+impl core::fmt::Debug for SessionKeys {
+    fn fmt(&self, formatter: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        formatter.write_str("SessionKeys(secret)")
+    }
+}
+
+// SAFETY: the type is `bytemuck::Pod`, which asks for more than `aya::Pod` does.
 #[cfg(feature = "user")]
-pub const PINNED: [(&str, &str); 18] = [
+unsafe impl aya::Pod for SessionKeys {}
+
+/// The maps that are pinned: the name under which the programs declare them, and the kind as `bpftool` calls it. Both
+/// are part of the layout: aya reuses a pinned map without asking for its kind.
+#[cfg(feature = "user")]
+pub const PINNED: [(&str, &str); 22] = [
     ("tunnel", "array"),
     ("generation", "array"),
     ("allowed_ips", "lpm_trie"),
     ("local_addresses", "hash"),
     ("peers", "array"),
-    ("sessions", "hash"),
+    ("sessions", "array"),
+    ("session_keys", "array"),
     ("paths", "array"),
     ("path_automatic", "array"),
     ("path_operator", "array"),
@@ -347,8 +503,11 @@ pub const PINNED: [(&str, &str); 18] = [
     ("sources", "lru_hash"),
     ("origins", "hash"),
     ("origin_events", "ringbuf"),
+    ("control_events", "ringbuf"),
     ("part_store", "lru_hash"),
     ("part_scratch", "percpu_array"),
+    ("spreading", "array"),
+    ("lanes", "array"),
 ];
 
 /// How many entries the maps have whose size the configuration decides.
@@ -373,12 +532,14 @@ impl Capacity {
     }
 
     /// Name and entries of each map that depends on the capacity.
-    pub fn max_entries(&self) -> [(&'static str, u32); 9] {
+    pub fn max_entries(&self) -> [(&'static str, u32); 10] {
         let paths = self.peers * MAX_PATHS as u32;
+        let sessions = self.peers * SESSIONS_PER_PEER as u32;
         [
             ("peers", self.peers),
             ("allowed_ips", self.prefixes),
-            ("sessions", self.peers * SESSIONS_PER_PEER as u32),
+            ("sessions", sessions),
+            ("session_keys", sessions),
             ("paths", paths),
             ("path_automatic", paths),
             ("path_operator", paths),
@@ -412,6 +573,12 @@ pub fn layout(capacity: Capacity) -> impl core::fmt::Display {
         MAX_STORED_PARTS,
         MAX_LOCAL_ADDRESSES,
         ORIGIN_EVENTS_LEN,
+        CONTROL_EVENTS_LEN,
+        SESSIONS_PER_PEER,
+        SESSION_SLOT_BITS as usize,
+        crate::steering::LANES,
+        crate::control::MAX_CONTROL_LEN,
+        size_of::<SessionKeys>(),
         size_of::<crate::window::Window>(),
         DropReason::COUNT,
         capacity.peers as usize,

@@ -168,7 +168,8 @@ mod tests {
             prop_assert!(worst_deviation(&weights) < 0.02);
         }
 
-        /// One weight changes (to 0: the path is lost): flows move only to it when it gains, only from it when it loses.
+        /// One weight changes (to 0: the path is lost): flows move only to it when it gains, only from it when it
+        /// loses.
         #[test]
         fn only_the_flows_that_must_move(
             weights in prop::collection::vec(0u32..1_000_000, 1..16), changed: prop::sample::Index, new in 0u32..1_000_000, hashes in prop::collection::vec(any::<u64>(), 300)

@@ -32,6 +32,9 @@ impl Window {
     /// Counters behind the highest one that are still told apart: one word of the ring is always being cleared.
     pub const WIDTH: u64 = (WORDS as u64 - 1) * WORD_BITS;
 
+    /// The window that takes no counter: all lie behind it.
+    pub const CLOSED: Self = Self { next: u64::MAX, seen: [u64::MAX; WORDS] };
+
     /// Whether the counter is new: not behind the window and not seen.
     #[inline(always)]
     pub const fn is_new(&self, counter: u64) -> bool {
@@ -145,6 +148,14 @@ mod tests {
             assert!(!window.mark(counter), "{counter}");
         }
         assert!(!window.is_new(highest - Window::WIDTH - WORD_BITS));
+    }
+
+    proptest! {
+        #[test]
+        fn a_closed_window_takes_nothing(counter: u64) {
+            prop_assert!(!Window::CLOSED.is_new(counter));
+            prop_assert!(!Window::CLOSED.is_new(u64::MAX - (counter & 0xf_ffff)));
+        }
     }
 
     #[test]

@@ -11,18 +11,23 @@ use aya_log_ebpf::info;
 use multipath_common::{
     drops::DropReason,
     inner,
-    maps::{CIPHER_NONE, FAMILY_IPV4, FAMILY_IPV6, MAX_PATHS, Origin, OriginKey, PATH_UNUSED, Session, path_slot},
+    maps::{
+        CIPHER_AUTH, CIPHER_CHACHA20_POLY1305, CIPHER_NONE, FAMILY_IPV4, FAMILY_IPV6, MAX_COUNTER, MAX_PATHS, Origin,
+        OriginKey, PATH_UNUSED, Session, path_slot,
+    },
     outer::{self, IPV4_UDP_WORDS, IPV6_UDP_WORDS, Outer},
-    wire::{DataHeader, HEADER_LEN, HEADER_WORDS, IPV4_HEADER_LEN, PacketType, TAG_LEN, type_byte},
+    wire::{DataHeader, Flags, HEADER_LEN, HEADER_WORDS, IPV4_HEADER_LEN, PacketType, TAG_LEN, type_byte},
 };
 
 use crate::{
+    aead,
     drops::{Account, Exit, address_bytes},
-    maps::{ARRIVAL_PATHS, ORIGIN_EVENTS, ORIGINS, PATH_STATS, PATHS_MAP, SESSIONS, TUNNEL},
+    maps::{self, ARRIVAL_PATHS, ORIGIN_EVENTS, ORIGINS, PATH_STATS, PATHS_MAP, TUNNEL},
     packet::{ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Packet},
+    zero_tag,
 };
 
-/// A data packet of a known session, checked and not yet touched.
+/// A data or control packet of a known session, checked and not yet touched.
 pub struct Arrival {
     /// Its outer headers.
     pub outer: Outer,
@@ -54,16 +59,42 @@ impl Arrival {
         }
     }
 
+    /// Opens the packet in place; `L2` are the bytes of the link-layer header, and all of it must lie in the packet.
+    /// One that is refused has garbage for a payload then, so it must be dropped.
+    #[inline(always)]
+    pub fn open<const L2: usize>(&self, packet: Packet) -> Result<(), Exit> {
+        let keys = maps::session_keys(self.header.receiver).ok_or(DropReason::UnknownSession)?;
+        // SAFETY: looked up in this run of the program. A session that was retired since has no cipher, and `open`
+        // refuses; if the slot is another session's by now, `accept` does.
+        let cipher = unsafe { (*self.session).cipher };
+        let words = self.header.to_words();
+        let offset = L2 + self.payload_offset();
+        let failed = match cipher {
+            CIPHER_NONE => zero_tag::check(packet, offset + self.payload_len as usize),
+            _ => aead::open(packet, offset, self.payload_len, words, &raw const keys.receive, cipher),
+        };
+        match failed {
+            0 => Ok(()),
+            _ => Err(DropReason::BadTag.into()),
+        }
+    }
+
     /// Marks the counter as seen, after the packet was opened; then counts it.
     ///
-    /// Two copies that passed the check on two CPUs meet here: the lock orders them, and the second one is refused.
+    /// No packet is delivered twice: copies of it may pass the check in [`inspect`] on several CPUs at once, and all of
+    /// them may be opened, but the lock orders them here, the first one sets the bit, and the others find it set.
+    /// Nothing clears a bit but a counter so much higher that this one lies behind the window. Nor does a forged packet
+    /// mark anything: it does not come here, because it was not opened.
+    ///
+    /// The index is compared once more, because the slot may have been retired since, and be another session's.
     #[inline(always)]
     pub fn accept(&self) -> Result<(), Exit> {
         let session = self.session;
-        // SAFETY: looked up in this run of the program. The window is only touched under the lock, and nothing is called while it is held.
+        // SAFETY: looked up in this run of the program. The window is only touched under the lock, and nothing is
+        // called while it is held.
         let new = unsafe {
             lock((&raw mut (*session).lock).cast::<bpf_spin_lock>());
-            let new = (*session).window.mark(self.header.counter);
+            let new = (*session).index == self.header.receiver && (*session).window.mark(self.header.counter);
             unlock((&raw mut (*session).lock).cast::<bpf_spin_lock>());
             new
         };
@@ -106,9 +137,8 @@ impl Arrival {
     }
 }
 
-/// Longest sealed payload, bytes: what the verifier can follow in a packet pointer is `MAX_PACKET_OFF`
-/// (kernel/bpf/verifier.c), and no uplink has a larger MTU.
-const MAX_PAYLOAD_LEN: u32 = 0x3fff;
+/// Longest sealed payload, bytes: behind the longest headers it still can be opened.
+const MAX_PAYLOAD_LEN: u32 = aead::MAX_END - (ETHERNET_LEN + IPV6_UDP_WORDS * 4 + HEADER_LEN) as u32;
 
 /// Reads and checks a packet whose link-layer header has `L2` bytes.
 ///
@@ -155,7 +185,12 @@ pub fn inspect<'a, const L2: usize>(
         return Err(Exit::Pass);
     }
     let header = DataHeader::from_words(&words).map_err(|_| DropReason::UnknownVersion)?;
-    if header.packet_type != PacketType::Data || header.path as usize >= MAX_PATHS {
+    let is_known = match header.packet_type {
+        PacketType::Data => true,
+        PacketType::Control => header.flags.to_bits() == Flags::PIN.to_bits(),
+        _ => false,
+    };
+    if !is_known || header.path as usize >= MAX_PATHS {
         return Err(DropReason::UnknownVersion.into());
     }
     let overhead = (HEADER_LEN + TAG_LEN) as u32;
@@ -166,7 +201,7 @@ pub fn inspect<'a, const L2: usize>(
     if payload_len > MAX_PAYLOAD_LEN {
         return Err(DropReason::Oversized.into());
     }
-    let session = SESSIONS.get_ptr_mut(header.receiver).ok_or(DropReason::UnknownSession)?;
+    let session = maps::session(header.receiver).ok_or(DropReason::UnknownSession)?;
     // SAFETY: just looked up; the field never changes.
     let peer = unsafe { (*session).peer };
     // From here on it is ours, whatever address it was sent to.
@@ -184,10 +219,10 @@ pub fn inspect<'a, const L2: usize>(
 fn check_session(session: *mut Session, counter: u64, now: u64) -> Result<(), Exit> {
     // SAFETY: looked up in this run of the program; the fields never change.
     let (expires_ns, cipher) = unsafe { ((*session).expires_ns, (*session).cipher) };
-    if cipher != CIPHER_NONE {
+    if !matches!(cipher, CIPHER_CHACHA20_POLY1305 | CIPHER_AUTH | CIPHER_NONE) {
         return Err(DropReason::UnknownSession.into());
     }
-    if now > expires_ns {
+    if now > expires_ns || counter >= MAX_COUNTER {
         return Err(DropReason::SessionExpired.into());
     }
     // A cheap look without the lock: a torn view costs at most a packet at the window's edge, `accept` decides.

@@ -91,19 +91,23 @@ fn count(reason: u32, ifindex: u32, path: u32, bytes: u32) -> u32 {
     0
 }
 
-/// The verdict: the action, or the packet is counted and dropped, or passes when it is not the tunnel's.
+/// The verdict: the action, or the packet is counted and dropped, or passes when it is not the tunnel's. `uplink` is
+/// the interface that a packet came by which another processor has handed over, 0 for any other.
 #[inline(always)]
-pub fn tc_verdict<const L2: usize>(ctx: &TcContext, outcome: Result<i32, Exit>, account: &Account) -> i32 {
+pub fn tc_verdict<const L2: usize>(ctx: &TcContext, outcome: Result<i32, Exit>, account: &Account, uplink: u32) -> i32 {
     let reason = match outcome {
         Ok(action) => return action,
         Err(Exit::Pass) => return TC_ACT_UNSPEC,
         Err(Exit::Drop(reason)) => reason,
     };
-    if account.doubtful != 0 && is_foreign::<L2>(Packet::new(ctx.data(), ctx.data_end())) {
+    // What was handed over has been found to be the tunnel's.
+    if account.doubtful != 0 && uplink == 0 && is_foreign::<L2>(Packet::new(ctx.data(), ctx.data_end())) {
         return TC_ACT_UNSPEC;
     }
-    // SAFETY: the context is valid while the program runs.
-    let ifindex = unsafe { (*ctx.skb.skb).ifindex };
+    // SAFETY: the context is valid while the program runs. Volatile: the verifier takes no pointer into the context
+    // that was chosen by a condition.
+    let own = unsafe { core::ptr::read_volatile(&raw const (*ctx.skb.skb).ifindex) };
+    let ifindex = if uplink != 0 { uplink } else { own };
     count(reason as u32, ifindex, account.path, ctx.len());
     TC_ACT_SHOT
 }

@@ -1,4 +1,4 @@
-//! From the inner network to an uplink.
+//! From the inner network, or from the daemon, to an uplink.
 
 use aya_ebpf::{
     bindings::BPF_F_INGRESS,
@@ -6,20 +6,22 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use multipath_common::{
+    control::{CONTROL_MARK_WORDS, ControlMark},
     drops::DropReason,
     inner::{Inner, TCP},
-    maps::{CIPHER_NONE, FAMILY_IPV4, MAX_PART_LEN, Path, Tunnel, path_slot},
+    maps::{FAMILY_IPV4, MAX_COUNTER, MAX_PART_LEN, MAX_PATHS, Path, Session, Tunnel, path_slot},
     mss::{self, MAX_OPTIONS_LEN, OPTIONS_BUFFER_LEN, Search},
     parts,
-    wire::{DataHeader, Flags, HEADER_LEN, OVERHEAD_IPV4, OVERHEAD_IPV6, PacketType, Part},
+    wire::{DataHeader, Flags, OVERHEAD_IPV4, OVERHEAD_IPV6, PacketType, Part},
 };
 
 use crate::{
     drops::{Account, Exit},
     intrinsics::fetch_add,
-    maps::{PART_SCRATCH, PATH_STATS, PEERS_MAP, SESSIONS, TUNNEL},
+    maps::{self, PART_SCRATCH, PATH_STATS, PEERS_MAP, TUNNEL},
     packet::{ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Packet},
     path_choice::{self, Choice},
+    steering,
     underlay::{self, Payload},
 };
 
@@ -30,40 +32,59 @@ const SYN: u32 = 0x0002_0000;
 /// Offset of the checksum in a TCP header.
 const TCP_CHECKSUM_OFFSET: u32 = 16;
 
-/// Starts the MAC addresses of a frame that `send_in_parts` gave back to `mp0-port` for its second part; the rest of
-/// them is the counter. Locally administered and not multicast, so no station has it and the kernel lets it pass.
-const SECOND_PART_MARK: u16 = u16::from_ne_bytes([0x06, 0x32]);
+/// First bytes of the MAC addresses of a frame that `send_in_parts` gave back to `mp0-port` for its second part: this,
+/// the path id, zero, and the counter. Locally administered and not multicast, so no station has it and the kernel lets
+/// it pass. The session stands in the mark of the socket buffer, which stays with it within a network namespace
+/// (net/core/skbuff.c, `skb_scrub_packet`): the peer's session may be another one when the frame comes back.
+pub const SECOND_PART_MARK: [u8; 2] = [0x06, 0x32];
 
-/// The Ethernet header of such a frame.
-#[repr(C, packed)]
+/// What a packet is sealed with.
 #[derive(Clone, Copy)]
-struct SecondPartMark {
-    mark: u16,
-    counter: u64,
-    path: u8,
-    zero: u8,
+struct Seal {
+    /// Receiver index (ours) of the session.
+    session: u32,
+    /// The packet's counter, if it is drawn already.
+    counter: Option<u64>,
+}
+
+impl Seal {
+    /// With the next counter of a session.
+    #[inline(always)]
+    const fn next(session: u32) -> Self {
+        Self { session, counter: None }
+    }
 }
 
 /// Sends a frame of `mp0` to a peer; returns the verdict.
 #[inline(always)]
 pub fn forward(ctx: &TcContext, account: &mut Account) -> Result<i32, Exit> {
-    let packet = Packet::linear(ctx)?;
+    let packet = Packet::linear(ctx).ok_or(DropReason::EncapsulationFailed)?;
+    if steering::uplink_of(packet) != 0 {
+        // For the next program.
+        return Err(Exit::Pass);
+    }
     let version = match packet.ethertype() {
         Some(ETHERTYPE_IPV4) => 4,
         Some(ETHERTYPE_IPV6) => 6,
         _ => return Err(DropReason::NotIp.into()),
     };
+    let addresses = packet.words::<CONTROL_MARK_WORDS>(0).ok_or(DropReason::MalformedInner)?;
+    if let Some(mark) = ControlMark::from_words(&addresses) {
+        steering::begin(ctx);
+        return send_control(ctx, account, mark, version, packet.len() - ETHERNET_LEN as u32);
+    }
     let inner = packet.inner(ETHERNET_LEN).ok_or(DropReason::MalformedInner)?;
     // A frame may be padded, never short.
     if inner.version != version || inner.len + ETHERNET_LEN as u32 > packet.len() {
         return Err(DropReason::MalformedInner.into());
     }
-    // SAFETY: `at` has checked the bounds.
-    if let Some(mark) = packet.at::<SecondPartMark>(0).map(|pointer| unsafe { *pointer })
-        && mark.mark == SECOND_PART_MARK
+    if let [first, second, path, 0] = addresses[0].to_ne_bytes()
+        && [first, second] == SECOND_PART_MARK
     {
-        return send_second_part(ctx, account, &inner, mark);
+        let counter = u64::from(addresses[1]) | u64::from(addresses[2]) << 32;
+        return send_second_part(ctx, account, &inner, path, counter);
     }
+    steering::begin(ctx);
     let (mut choice, mut path) = path_choice::of_flow(&inner.key)?;
     if inner.len > path.inner_mtu {
         choice.path = path_choice::for_long_packet(&inner.key, choice.peer, inner.len).ok_or(DropReason::NoPath)?;
@@ -76,10 +97,18 @@ pub fn forward(ctx: &TcContext, account: &mut Account) -> Result<i32, Exit> {
         return send_in_parts(ctx, account, &inner, choice, path);
     }
     let payload = Payload { len: inner.len, version: inner.version, tos: inner.tos };
-    send(ctx, account, choice, path, payload, Part::Whole, None)
+    let seal = Seal::next(current_session(choice.peer));
+    send(ctx, account, choice, path, payload, seal, PacketType::Data, Part::Whole)
 }
 
-/// Draws a counter unless one is given, seals and sends the payload, counts it.
+/// Receiver index (ours) of the session that packets to a peer are sealed with; 0 when there is none.
+#[inline(always)]
+fn current_session(peer: u32) -> u32 {
+    PEERS_MAP.get(peer).map_or(0, |peer| peer.session)
+}
+
+/// Seals and sends the payload, and counts it.
+#[expect(clippy::too_many_arguments, reason = "inlined, and a struct for them would be memory to the verifier")]
 #[inline(always)]
 fn send(
     ctx: &TcContext,
@@ -87,27 +116,45 @@ fn send(
     choice: Choice,
     path: &Path,
     payload: Payload,
+    seal: Seal,
+    packet_type: PacketType,
     part: Part,
-    counter: Option<u64>,
 ) -> Result<i32, Exit> {
     let slot = path_slot(choice.peer, choice.path);
     account.path = slot + 1;
     // SAFETY: no arguments.
     let now = unsafe { bpf_ktime_get_boot_ns() };
-    let (counter, receiver) = match counter {
-        Some(counter) => (counter, session(choice.peer, 0, now)?.1),
-        None => session(choice.peer, 1, now)?,
+    let session = maps::session(seal.session).ok_or(DropReason::NoSession)?;
+    // SAFETY: just looked up; these never change while the session lives.
+    let (peer, receiver, cipher, expires_ns) =
+        unsafe { ((*session).peer, (*session).remote_index, (*session).cipher, (*session).expires_ns) };
+    if peer != choice.peer {
+        return Err(DropReason::NoSession.into());
+    }
+    let counter = match seal.counter {
+        Some(counter) => counter,
+        None => draw(session, 1, now)?,
     };
+    // A second part's counter was drawn some time ago, and came here in a frame.
+    if now > expires_ns || counter >= MAX_COUNTER {
+        return Err(DropReason::SessionExpired.into());
+    }
     let header = DataHeader {
-        packet_type: PacketType::Data,
+        packet_type,
         path: choice.path,
         flags: Flags { part, ..Flags::PIN },
         receiver,
         counter,
         timestamp: (now / 1000) as u32,
     };
+    let keys = maps::session_keys(seal.session).ok_or(DropReason::NoSession)?;
     let overhead = if path.family == FAMILY_IPV4 { OVERHEAD_IPV4 } else { OVERHEAD_IPV6 };
-    let action = underlay::send(ctx, path, header, payload)?;
+    let action = underlay::send(ctx, path, header, payload, keys, cipher)?;
+    // SAFETY: looked up in this run of the program. Volatile: it may have changed since.
+    if unsafe { (&raw const (*session).index).read_volatile() } != seal.session {
+        // Retired since: the keys that it was sealed with may be another session's.
+        return Err(DropReason::SessionExpired.into());
+    }
     if let Some(stats) = PATH_STATS.get_ptr_mut(slot) {
         // SAFETY: this CPU's own value, just looked up.
         unsafe {
@@ -119,22 +166,36 @@ fn send(
     Ok(action)
 }
 
-/// Draws `count` counters of the session with a peer. Returns the first and the receiver index.
+/// Draws `count` counters of a session and returns the first. This is the only place where a counter is drawn; a packet
+/// whose counter was drawn and that is not sent leaves a gap, which the peer's window does not mind.
 #[inline(always)]
-fn session(peer: u32, count: u64, now: u64) -> Result<(u64, u32), Exit> {
-    let index = PEERS_MAP.get(peer).map_or(0, |peer| peer.session);
-    let session = SESSIONS.get_ptr_mut(index).ok_or(DropReason::NoSession)?;
-    // SAFETY: just looked up; `next_counter` is only touched atomically, the rest never changes.
-    unsafe {
-        if (*session).cipher != CIPHER_NONE {
-            return Err(DropReason::NoSession.into());
-        }
+fn draw(session: *mut Session, count: u64, now: u64) -> Result<u64, Exit> {
+    // SAFETY: the caller has just looked the session up; `next_counter` is only touched atomically.
+    let first = unsafe {
         if now > (*session).expires_ns {
             return Err(DropReason::SessionExpired.into());
         }
-        let first = if count == 0 { 0 } else { fetch_add(&raw mut (*session).next_counter, count) };
-        Ok((first, (*session).remote_index))
+        fetch_add(&raw mut (*session).next_counter, count)
+    };
+    // Also the counter of a session that was retired after it was looked up.
+    if first + count > MAX_COUNTER { Err(DropReason::SessionExpired.into()) } else { Ok(first) }
+}
+
+/// Seals the daemon's message, which follows the mark and the `EtherType`, and sends it by the path that the mark
+/// names.
+#[inline(always)]
+fn send_control(ctx: &TcContext, account: &mut Account, mark: ControlMark, version: u8, len: u32) -> Result<i32, Exit> {
+    if len == 0 || mark.path as usize >= MAX_PATHS {
+        return Err(DropReason::MalformedInner.into());
     }
+    let choice = Choice { peer: mark.peer, path: mark.path };
+    let path = path_choice::usable(choice).ok_or(DropReason::NoPath)?;
+    if len > path.inner_mtu {
+        return Err(DropReason::TooBig.into());
+    }
+    let session = if mark.session == 0 { current_session(mark.peer) } else { mark.session };
+    let payload = Payload { len, version, tos: 0 };
+    send(ctx, account, choice, path, payload, Seal::next(session), PacketType::Control, Part::Whole)
 }
 
 /// Sends a packet in two parts: gives a copy of it back to `mp0-port` for the second one, and sends the first.
@@ -148,31 +209,57 @@ fn send_in_parts(
 ) -> Result<i32, Exit> {
     let first_len = parts::split(inner.len, path.inner_mtu).ok_or(DropReason::TooBig)?;
     let tunnel: &Tunnel = TUNNEL.get(0).ok_or(DropReason::NoSession)?;
+    let index = current_session(choice.peer);
+    let session = maps::session(index).ok_or(DropReason::NoSession)?;
     // SAFETY: no arguments.
-    let (counter, _) = session(choice.peer, 2, unsafe { bpf_ktime_get_boot_ns() })?;
+    let counter = draw(session, 2, unsafe { bpf_ktime_get_boot_ns() })?;
     let packet = Packet::new(ctx.data(), ctx.data_end());
-    let mark = SecondPartMark { mark: SECOND_PART_MARK, counter: counter + 1, path: choice.path, zero: 0 };
-    let place = packet.at::<SecondPartMark>(0).ok_or(DropReason::MalformedInner)?;
-    // SAFETY: `at` has checked the bounds.
-    unsafe { *place = mark };
-    ctx.clone_redirect(tunnel.port_ifindex, u64::from(BPF_F_INGRESS)).map_err(|_| DropReason::EncapsulationFailed)?;
+    let second = counter + 1;
+    let [mark, also_mark] = SECOND_PART_MARK;
+    let words = [u32::from_ne_bytes([mark, also_mark, choice.path, 0]), second as u32, (second >> 32) as u32];
+    packet.set_words(0, words).ok_or(DropReason::MalformedInner)?;
+    let skb = ctx.skb.skb;
+    // SAFETY: the context is valid while the program runs.
+    let marked = unsafe { core::mem::replace(&mut (*skb).mark, index) };
+    let copied = ctx.clone_redirect(tunnel.port_ifindex, u64::from(BPF_F_INGRESS));
+    // SAFETY: as above.
+    unsafe { (*skb).mark = marked };
+    copied.map_err(|_| DropReason::EncapsulationFailed)?;
     let payload = Payload { len: first_len, version: inner.version, tos: inner.tos };
-    send(ctx, account, choice, path, payload, Part::First, Some(counter))
+    send(
+        ctx,
+        account,
+        choice,
+        path,
+        payload,
+        Seal { session: index, counter: Some(counter) },
+        PacketType::Data,
+        Part::First,
+    )
 }
 
 /// Sends the second part of a packet whose copy came back.
 #[inline(always)]
-fn send_second_part(ctx: &TcContext, account: &mut Account, inner: &Inner, mark: SecondPartMark) -> Result<i32, Exit> {
+fn send_second_part(
+    ctx: &TcContext,
+    account: &mut Account,
+    inner: &Inner,
+    path: u8,
+    counter: u64,
+) -> Result<i32, Exit> {
     let (Choice { peer, .. }, _) = path_choice::of_flow(&inner.key)?;
-    let choice = Choice { peer, path: mark.path };
+    let choice = Choice { peer, path };
     let path = path_choice::usable(choice).ok_or(DropReason::NoPath)?;
     let first_len = parts::split(inner.len, path.inner_mtu).ok_or(DropReason::TooBig)?;
     let len = inner.len - first_len;
     if move_to_front(ctx, first_len, len) != 0 {
         return Err(DropReason::EncapsulationFailed.into());
     }
+    // The mark is taken off: on the uplink it would be found by whoever classifies by marks (`tc` filters, shapers).
+    // SAFETY: the context is valid while the program runs.
+    let session = unsafe { core::mem::take(&mut (*ctx.skb.skb).mark) };
     let payload = Payload { len, version: inner.version, tos: inner.tos };
-    send(ctx, account, choice, path, payload, Part::Second, Some(mark.counter))
+    send(ctx, account, choice, path, payload, Seal { session, counter: Some(counter) }, PacketType::Data, Part::Second)
 }
 
 /// Moves the last `len` bytes of a packet, which stand `offset` bytes behind its Ethernet header, to the front, and
@@ -255,5 +342,3 @@ fn clamp_option(ctx: &TcContext, transport: u32, options_len: u32, limit: u32) -
         .and_then(|()| ctx.store((at + offset) as usize, &limit.to_be(), 0));
     i32::from(changed.is_err())
 }
-
-const _: () = assert!(size_of::<SecondPartMark>() == ETHERNET_LEN - 2 && HEADER_LEN == 20);

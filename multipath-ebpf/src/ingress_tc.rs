@@ -13,16 +13,17 @@ use multipath_common::{
     inner::{self, Inner},
     maps::MAX_PART_LEN,
     outer::IPV6_UDP_WORDS,
-    wire::{HEADER_LEN, IPV6_HEADER_LEN, Part, TAG_LEN},
+    wire::{HEADER_LEN, IPV6_HEADER_LEN, PacketType, Part, TAG_LEN},
 };
 
 use crate::{
     arrival::{Arrival, inspect},
+    control,
     drops::{Account, Exit},
     join,
     maps::TUNNEL,
     packet::{ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Packet},
-    path_choice,
+    path_choice, steering,
 };
 
 /// Bytes of the longest headers of a packet of the tunnel: IPv6, UDP and our own.
@@ -31,18 +32,29 @@ const LONGEST_HEADERS: u32 = (IPV6_UDP_WORDS * 4 + HEADER_LEN) as u32;
 /// Receives a packet whose link-layer header has `L2` bytes; returns the verdict.
 #[inline(always)]
 pub fn receive<const L2: usize>(ctx: &TcContext, account: &mut Account) -> Result<i32, Exit> {
+    steering::note_uplink(ctx, 0);
+    steering::note_counted(ctx, false);
     // SAFETY: the context is valid while the program runs.
     if unsafe { (*ctx.skb.skb).vlan_present } != 0 {
         // The kernel took the tag off; the packet is for a VLAN interface on this one, which may be an uplink itself.
         return Err(Exit::Pass);
     }
     let packet = Packet::headers(ctx, L2 as u32 + LONGEST_HEADERS);
-    // SAFETY: the context is valid while the program runs.
-    let ifindex = unsafe { (*ctx.skb.skb).ifindex };
+    let ifindex = came_by::<L2>(ctx, packet)?;
     let mut place = MaybeUninit::uninit();
     let arrival = inspect::<L2>(packet, ctx.len(), ifindex, &mut place, account)?;
-    let packet = Packet::linear(ctx)?;
-    check_tag::<L2>(packet, arrival)?;
+    if L2 == ETHERNET_LEN && steering::noted_uplink(ctx) == 0 {
+        match steering::hand_over(ctx, arrival.slot, arrival.now) {
+            steering::NOT_SPREAD => {}
+            steering::STAYS => steering::note_counted(ctx, true),
+            verdict => return Ok(verdict),
+        }
+    }
+    let packet = Packet::linear(ctx).ok_or(DropReason::DeliveryFailed)?;
+    arrival.open::<L2>(packet)?;
+    if arrival.header.packet_type == PacketType::Control {
+        return receive_control::<L2>(ctx, arrival);
+    }
     if arrival.header.flags.part != Part::Whole {
         return receive_part::<L2>(ctx, arrival);
     }
@@ -53,15 +65,34 @@ pub fn receive<const L2: usize>(ctx: &TcContext, account: &mut Account) -> Resul
     deliver(ctx, arrival, &inner)
 }
 
-/// With `cipher = "none"` the tag is zero.
+/// The uplink that a packet came by; notes whether another processor has handed it over on `mp0-port`.
 #[inline(always)]
-pub fn check_tag<const L2: usize>(packet: Packet, arrival: &Arrival) -> Result<(), Exit> {
-    // `inspect` has refused longer ones; the mask says so to the verifier.
-    let tag_at = L2 + arrival.payload_offset() + (arrival.payload_len as usize & 0x3fff);
-    match packet.words_at_variable::<{ TAG_LEN / 4 }>(tag_at) {
-        Some([0, 0, 0, 0]) => Ok(()),
-        Some(_) => Err(DropReason::BadTag.into()),
-        None => Err(DropReason::Truncated.into()),
+fn came_by<const L2: usize>(ctx: &TcContext, packet: Packet) -> Result<u32, Exit> {
+    // SAFETY: the context is valid while the program runs. Volatile: the verifier takes no pointer into the context
+    // that was chosen by a condition.
+    let ifindex = unsafe { core::ptr::read_volatile(&raw const (*ctx.skb.skb).ifindex) };
+    if L2 != ETHERNET_LEN || TUNNEL.get(0).is_none_or(|tunnel| tunnel.port_ifindex != ifindex) {
+        return Ok(ifindex);
+    }
+    match steering::uplink_of(packet) {
+        0 => Err(Exit::Pass),
+        uplink => {
+            steering::note_uplink(ctx, uplink);
+            steering::note_counted(ctx, true);
+            Ok(uplink)
+        }
+    }
+}
+
+/// Hands a control message to the daemon; the packet ends here.
+#[inline(always)]
+fn receive_control<const L2: usize>(ctx: &TcContext, arrival: &Arrival) -> Result<i32, Exit> {
+    arrival.accept()?;
+    arrival.report(ctx);
+    if control::hand_over(ctx, arrival, (L2 + arrival.payload_offset()) as u32) == 0 {
+        Ok(TC_ACT_SHOT)
+    } else {
+        Err(DropReason::ControlLost.into())
     }
 }
 
@@ -125,6 +156,7 @@ fn deliver(ctx: &TcContext, arrival: &Arrival, inner: &Inner) -> Result<i32, Exi
     let failed = || Exit::Drop(DropReason::DeliveryFailed);
     let tunnel = TUNNEL.get(0).ok_or_else(failed)?;
     finish(packet, arrival, inner, tunnel.device_mac).ok_or_else(failed)?;
+    steering::deliver(ctx, arrival.slot);
     // SAFETY: the redirect happens after the program.
     Ok(unsafe { bpf_redirect(tunnel.device_ifindex, u64::from(BPF_F_INGRESS)) } as i32)
 }
@@ -151,8 +183,8 @@ pub fn finish(packet: Packet, arrival: &Arrival, inner: &Inner, mac: [u8; 6]) ->
 
 /// Receives one part: keeps it, or joins it with the other one and delivers the whole.
 ///
-/// A part is accepted before it can be told whose packet it is from: that stands in the first one. So of a joined packet
-/// that is refused, the counters stay used and counted.
+/// A part is accepted before it can be told whose packet it is from: that stands in the first one. So of a joined
+/// packet that is refused, the counters stay used and counted.
 #[inline(always)]
 fn receive_part<const L2: usize>(ctx: &TcContext, arrival: &mut Arrival) -> Result<i32, Exit> {
     if arrival.payload_len == 0 || arrival.payload_len > MAX_PART_LEN as u32 {
@@ -168,7 +200,7 @@ fn receive_part<const L2: usize>(ctx: &TcContext, arrival: &mut Arrival) -> Resu
     if joined & join::CONGESTION != 0 {
         arrival.outer.tos |= ecn::ECN_MASK;
     }
-    let packet = Packet::linear(ctx)?;
+    let packet = Packet::linear(ctx).ok_or(DropReason::DeliveryFailed)?;
     let inner = packet.inner(ETHERNET_LEN).ok_or(DropReason::BadInner)?;
     check(arrival, &inner, joined & !join::CONGESTION)?;
     arrival.report(ctx);

@@ -1,4 +1,5 @@
-//! From an uplink to the inner network, before there is a socket buffer: takes whole packets, leaves the rest to TC.
+//! From an uplink to the inner network, before there is a socket buffer: takes whole data packets, leaves the rest to
+//! TC.
 
 use core::mem::MaybeUninit;
 
@@ -8,13 +9,13 @@ use aya_ebpf::{
 };
 use multipath_common::{
     drops::DropReason,
-    wire::{Class, Part, TAG_LEN},
+    wire::{Class, DataHeader, PacketType, Part, TAG_LEN},
 };
 
 use crate::{
     arrival::inspect,
     drops::{Account, Exit},
-    ingress_tc::{check_inner, check_tag, finish},
+    ingress_tc::{check_inner, finish},
     maps::TUNNEL,
     packet::{ETHERNET_LEN, Packet},
 };
@@ -29,11 +30,15 @@ pub fn receive(ctx: &XdpContext, account: &mut Account) -> Result<u32, Exit> {
     let tunnel = TUNNEL.get(0).ok_or(Exit::Pass)?;
     // Joining needs a store, holding needs a socket buffer, and a redirect drops what is longer than the device's MTU
     // (drivers/net/veth.c, `veth_xdp_xmit`).
-    let flags = arrival.header.flags;
-    if flags.part != Part::Whole || flags.class == Class::Aggregate || arrival.payload_len > tunnel.mtu {
+    let DataHeader { packet_type, flags, .. } = arrival.header;
+    if packet_type != PacketType::Data
+        || flags.part != Part::Whole
+        || flags.class == Class::Aggregate
+        || arrival.payload_len > tunnel.mtu
+    {
         return Err(Exit::Pass);
     }
-    check_tag::<ETHERNET_LEN>(packet, arrival)?;
+    arrival.open::<ETHERNET_LEN>(packet)?;
     let inner = check_inner::<ETHERNET_LEN>(packet, arrival)?;
     arrival.accept()?;
     arrival.report(ctx);
@@ -53,8 +58,9 @@ pub fn receive(ctx: &XdpContext, account: &mut Account) -> Result<u32, Exit> {
 
 /// Checks a packet and leaves it to TC, which delivers it.
 ///
-/// Generic XDP must not shorten a packet: the kernel then puts the end of the socket buffer's data as many bytes too far
-/// as its link-layer header has (net/core/dev.c, `bpf_prog_run_generic_xdp`), and what TCP appends there later is garbled.
+/// Generic XDP must not shorten a packet: the kernel then puts the end of the socket buffer's data as many bytes too
+/// far as its link-layer header has (net/core/dev.c, `bpf_prog_run_generic_xdp`), and what TCP appends there later is
+/// garbled.
 #[inline(always)]
 pub fn screen(ctx: &XdpContext, account: &mut Account) -> Result<u32, Exit> {
     let packet = Packet::new(ctx.data(), ctx.data_end());

@@ -2,14 +2,18 @@
 //!
 //! | program | hook | does |
 //! | --- | --- | --- |
-//! | `egress` | TC ingress of `mp0-port` | inner packet to uplink |
-//! | `ingress_tc` | TC ingress of an uplink with Ethernet headers | outer packet to `mp0` |
+//! | `steer` | TC egress of `mp0` | chooses the processor that seals; drops what bears the marks of our own frames |
+//! | `delivered` | TC ingress of `mp0` | counts what has left the tunnel |
+//! | `egress` | TC ingress of `mp0-port` | inner packet, or the daemon's message, sealed, to uplink |
+//! | `ingress_tc` | TC ingress of an uplink with Ethernet headers | outer packet, opened, to `mp0`, or to the daemon |
 //! | `ingress_tc_raw` | TC ingress of an uplink without link-layer header (PPP, TUN, raw-IP modems) | the same |
-//! | `ingress_xdp` | XDP in an uplink's driver | the same for whole packets, the rest is left to TC |
-//! | `ingress_xdp_generic` | XDP of an uplink in the kernel's stack | drops what must not come in, the rest is left to TC |
+//! | `ingress_xdp` | XDP in an uplink's driver | the same for whole inner packets, the rest is left to TC |
+//! | `ingress_xdp_generic` | XDP of an uplink in the kernel's stack | drops what must not come in, leaves the rest to TC |
+//!
+//! The object `aead` (`bench.rs`) has programs that seal and open as these do, for tests; the library is what both
+//! share.
 #![no_std]
 #![no_main]
-#![expect(internal_features, reason = "a fetching atomic add is only to be had as an intrinsic on this target")]
 #![expect(missing_docs, reason = "the macros of the entry points make functions without their docstrings")]
 #![expect(clippy::needless_pass_by_value, reason = "the macros of the entry points pass the context by value")]
 #![expect(
@@ -17,33 +21,46 @@
     clippy::cast_sign_loss,
     reason = "the kernel's helpers take and return lengths, offsets and verdicts as signed numbers; all are below 2^16"
 )]
-#![feature(asm_experimental_arch, core_intrinsics)]
 
 mod arrival;
+mod control;
 mod drops;
 mod egress;
 mod ingress_tc;
 mod ingress_xdp;
-mod intrinsics;
 mod join;
 mod maps;
-mod packet;
 mod path_choice;
+mod steering;
 mod underlay;
 
 use aya_ebpf::{
     macros::{classifier, xdp},
     programs::{TcContext, XdpContext},
 };
+use multipath_ebpf::{aead, intrinsics, packet, zero_tag};
 
 use crate::drops::Account;
+
+/// To the processor that seals.
+#[classifier]
+pub fn steer(ctx: TcContext) -> i32 {
+    let steered = steering::steer(&ctx);
+    drops::tc_verdict::<{ packet::ETHERNET_LEN }>(&ctx, steered, &Account::new(), 0)
+}
+
+/// On its way into the inner network: it is out of the tunnel.
+#[classifier]
+pub fn delivered(ctx: TcContext) -> i32 {
+    steering::delivered(&ctx)
+}
 
 /// From the inner network to an uplink.
 #[classifier]
 pub fn egress(ctx: TcContext) -> i32 {
     let mut account = Account::new();
     let forwarded = egress::forward(&ctx, &mut account);
-    drops::tc_verdict::<{ packet::ETHERNET_LEN }>(&ctx, forwarded, &account)
+    drops::tc_verdict::<{ packet::ETHERNET_LEN }>(&ctx, forwarded, &account, 0)
 }
 
 /// From an uplink with Ethernet headers to the inner network.
@@ -51,7 +68,8 @@ pub fn egress(ctx: TcContext) -> i32 {
 pub fn ingress_tc(ctx: TcContext) -> i32 {
     let mut account = Account::new();
     let received = ingress_tc::receive::<{ packet::ETHERNET_LEN }>(&ctx, &mut account);
-    drops::tc_verdict::<{ packet::ETHERNET_LEN }>(&ctx, received, &account)
+    steering::end(&ctx, received, &account);
+    drops::tc_verdict::<{ packet::ETHERNET_LEN }>(&ctx, received, &account, steering::noted_uplink(&ctx))
 }
 
 /// From an uplink without link-layer header to the inner network.
@@ -59,7 +77,7 @@ pub fn ingress_tc(ctx: TcContext) -> i32 {
 pub fn ingress_tc_raw(ctx: TcContext) -> i32 {
     let mut account = Account::new();
     let received = ingress_tc::receive::<0>(&ctx, &mut account);
-    drops::tc_verdict::<0>(&ctx, received, &account)
+    drops::tc_verdict::<0>(&ctx, received, &account, 0)
 }
 
 /// From an uplink to the inner network, before the kernel makes a socket buffer of the packet.

@@ -7,13 +7,16 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use multipath_common::maps::{
-    Address, DropKey, DropStats, Flow, FlowKey, GENERATION_AUTOMATIC, GENERATION_OPERATOR, MAX_DROPS, MAX_FLOWS,
-    MAX_LOCAL_ADDRESSES, MAX_PATHS, MAX_SOURCES, MAX_STORED_PARTS, ORIGIN_EVENTS_LEN, Origin, OriginKey, PartKey, Path,
-    PathSettings, PathStats, Peer, SESSIONS_PER_PEER, Session, Source, StoredPart, Tunnel,
+    Address, CONTROL_EVENTS_LEN, ControlEvent, DropKey, DropStats, Flow, FlowKey, GENERATION_AUTOMATIC,
+    GENERATION_OPERATOR, Lane, MAX_DROPS, MAX_FLOWS, MAX_LOCAL_ADDRESSES, MAX_PATHS, MAX_SOURCES, MAX_STORED_PARTS,
+    ORIGIN_EVENTS_LEN, Origin, OriginKey, PartKey, Path, PathSettings, PathStats, Peer, SESSIONS_PER_PEER, Session,
+    SessionKeys, Source, StoredPart, Tunnel, session_slot,
 };
+use multipath_common::steering::LANES;
 
 const PEERS: usize = 16;
 const PATHS: usize = PEERS * MAX_PATHS;
+const SESSION_SLOTS: usize = PEERS * SESSIONS_PER_PEER;
 /// Entries are allocated when they are first needed.
 const NO_PREALLOC: usize = aya_ebpf::bindings::BPF_F_NO_PREALLOC as usize;
 
@@ -28,7 +31,9 @@ pub static LOCAL_ADDRESSES: HashMap<Address, u32, MAX_LOCAL_ADDRESSES> = HashMap
 #[btf_map(name = "peers")]
 pub static PEERS_MAP: Array<Peer, PEERS> = Array::new();
 #[btf_map(name = "sessions")]
-pub static SESSIONS: HashMap<u32, Session, { PEERS * SESSIONS_PER_PEER }, NO_PREALLOC> = HashMap::new();
+static SESSIONS: Array<Session, SESSION_SLOTS> = Array::new();
+#[btf_map(name = "session_keys")]
+static SESSION_KEYS: Array<SessionKeys, SESSION_SLOTS> = Array::new();
 #[btf_map(name = "paths")]
 pub static PATHS_MAP: Array<Path, PATHS> = Array::new();
 #[btf_map(name = "path_automatic")]
@@ -49,10 +54,16 @@ pub static SOURCES: LruHashMap<Address, Source, MAX_SOURCES> = LruHashMap::new()
 pub static ORIGINS: HashMap<OriginKey, Origin, PATHS, NO_PREALLOC> = HashMap::new();
 #[btf_map(name = "origin_events")]
 pub static ORIGIN_EVENTS: RingBuf<OriginKey, ORIGIN_EVENTS_LEN> = RingBuf::new();
+#[btf_map(name = "control_events")]
+pub static CONTROL_EVENTS: RingBuf<ControlEvent, CONTROL_EVENTS_LEN> = RingBuf::new();
 #[btf_map(name = "part_store")]
 pub static PART_STORE: LruHashMap<PartKey, StoredPart, MAX_STORED_PARTS> = LruHashMap::new();
 #[btf_map(name = "part_scratch")]
 pub static PART_SCRATCH: PerCpuArray<StoredPart, 1> = PerCpuArray::new();
+#[btf_map(name = "spreading")]
+pub static SPREADING: Array<u32, 1> = Array::new();
+#[btf_map(name = "lanes")]
+pub static LANES_MAP: Array<Lane, LANES> = Array::new();
 
 /// The sum of both counters of `generation`: changes whenever a choice may have changed.
 #[inline(always)]
@@ -60,4 +71,19 @@ pub fn generation() -> u64 {
     let automatic = GENERATION.get(GENERATION_AUTOMATIC).copied().unwrap_or(0);
     let operator = GENERATION.get(GENERATION_OPERATOR).copied().unwrap_or(0);
     automatic.wrapping_add(operator)
+}
+
+/// The session with this receiver index (ours). It may be retired at any time; `multipath_common::maps` says what
+/// follows.
+#[inline(always)]
+pub fn session(index: u32) -> Option<*mut Session> {
+    let session = SESSIONS.get_ptr_mut(session_slot(index))?;
+    // SAFETY: just looked up.
+    if index != 0 && unsafe { (*session).index } == index { Some(session) } else { None }
+}
+
+/// The keys of the session with this receiver index.
+#[inline(always)]
+pub fn session_keys(index: u32) -> Option<&'static SessionKeys> {
+    SESSION_KEYS.get(session_slot(index))
 }

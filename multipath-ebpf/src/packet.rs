@@ -1,10 +1,7 @@
 //! Access to the packet: one bounds check for each run of words.
 
 use aya_ebpf::programs::TcContext;
-use multipath_common::{
-    drops::DropReason,
-    inner::{self, IPV4_WORDS, IPV6_WORDS, Inner},
-};
+use multipath_common::inner::{self, IPV4_WORDS, IPV6_WORDS, Inner};
 
 use crate::intrinsics::opaque;
 
@@ -14,6 +11,9 @@ pub const ETHERNET_LEN: usize = 14;
 pub const ETHERTYPE_IPV4: u16 = 0x0800;
 /// `EtherType` of IPv6, host order.
 pub const ETHERTYPE_IPV6: u16 = 0x86dd;
+/// Largest offset that the verifier lets a program add to a packet pointer (kernel/bpf/verifier.c, `MAX_PACKET_OFF`)
+/// and that a mask can say; no uplink has a larger MTU.
+pub const MAX_OFFSET: usize = (1 << 14) - 1;
 
 /// The bytes that a program may touch now. Invalid after any helper that moves the packet.
 #[derive(Clone, Copy)]
@@ -29,15 +29,16 @@ impl Packet {
         Self { data, end }
     }
 
-    /// The bytes of a socket buffer's linear part, after all of it was made linear.
+    /// The bytes of a socket buffer's linear part, after all of it was made linear. `None` where the kernel has no
+    /// memory.
     #[inline(always)]
-    pub fn linear(ctx: &TcContext) -> Result<Self, DropReason> {
+    pub fn linear(ctx: &TcContext) -> Option<Self> {
         let packet = Self::new(ctx.data(), ctx.data_end());
         if packet.len() == ctx.len() {
-            return Ok(packet);
+            return Some(packet);
         }
-        ctx.pull_data(ctx.len()).map_err(|_| DropReason::EncapsulationFailed)?;
-        Ok(Self::new(ctx.data(), ctx.data_end()))
+        ctx.pull_data(ctx.len()).ok()?;
+        Some(Self::new(ctx.data(), ctx.data_end()))
     }
 
     /// The bytes of a socket buffer's linear part, after its first `len` bytes were made linear, if it has so many:
@@ -55,7 +56,20 @@ impl Packet {
         Self::new(ctx.data(), ctx.data_end())
     }
 
+    /// Where they begin.
+    #[inline(always)]
+    pub const fn start(self) -> usize {
+        self.data
+    }
+
+    /// Where they end.
+    #[inline(always)]
+    pub const fn end(self) -> usize {
+        self.end
+    }
+
     /// How many there are.
+    #[expect(clippy::len_without_is_empty, reason = "a packet that is empty is like any other that is too short")]
     #[inline(always)]
     pub const fn len(self) -> u32 {
         (self.end - self.data) as u32
@@ -68,12 +82,12 @@ impl Packet {
         if start + size_of::<T>() > self.end { None } else { Some(start as *mut T) }
     }
 
-    /// Words in memory order at an offset that only the packet knows.
+    /// A pointer to `T` at an offset that only the packet knows, if all of it lies in the packet.
     ///
     /// The compiler must not take this check for those at smaller offsets: the verifier draws no such conclusion.
     #[inline(always)]
-    pub fn words_at_variable<const N: usize>(self, offset: usize) -> Option<[u32; N]> {
-        Self { data: opaque(self.data as u64) as usize, end: self.end }.words(offset)
+    pub fn at_variable<T>(self, offset: usize) -> Option<*mut T> {
+        Self { data: opaque(self.data as u64) as usize, end: self.end }.at(offset)
     }
 
     /// Words in memory order at an offset.

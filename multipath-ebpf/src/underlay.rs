@@ -8,15 +8,16 @@ use aya_ebpf::{
 use multipath_common::{
     drops::DropReason,
     ecn,
-    maps::{FAMILY_IPV4, MAX_PART_LEN, Path},
+    maps::{CIPHER_NONE, FAMILY_IPV4, MAX_PART_LEN, Path, SessionKeys},
     outer::{self, IPV4_UDP_WORDS, IPV6_UDP_WORDS},
     wire::{DataHeader, HEADER_LEN, HEADER_WORDS, IPV4_HEADER_LEN, IPV6_HEADER_LEN, TAG_LEN},
 };
 
 use crate::{
-    intrinsics::opaque,
+    aead,
     maps::PART_SCRATCH,
     packet::{ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Packet},
+    zero_tag,
 };
 
 /// Bytes that one call of `bpf_csum_diff` takes (net/core/filter.c: the scratch pad of `MAX_BPF_STACK`).
@@ -42,11 +43,26 @@ pub fn address_words(address: [u8; 16]) -> [u32; 4] {
     unsafe { core::mem::transmute(address) }
 }
 
-/// Puts header, tag and outer headers around the payload that follows the Ethernet header, and hands the packet to
+/// Seals the payload that follows the Ethernet header, puts header and outer headers before it, and hands the packet to
 /// the path's next hop. Returns the verdict.
 #[inline(always)]
-pub fn send(ctx: &TcContext, path: &Path, header: DataHeader, payload: Payload) -> Result<i32, DropReason> {
-    append_tag(ctx, payload.len)?;
+pub fn send(
+    ctx: &TcContext,
+    path: &Path,
+    header: DataHeader,
+    payload: Payload,
+    keys: &SessionKeys,
+    cipher: u32,
+) -> Result<i32, DropReason> {
+    make_room_for_tag(ctx, payload.len)?;
+    let packet = Packet::new(ctx.data(), ctx.data_end());
+    let failed = match cipher {
+        CIPHER_NONE => zero_tag::write(packet, ETHERNET_LEN + payload.len as usize),
+        _ => aead::seal(packet, ETHERNET_LEN, payload.len, header.to_words(), &raw const keys.send, cipher),
+    };
+    if failed != 0 {
+        return Err(DropReason::EncapsulationFailed);
+    }
     if path.family == FAMILY_IPV4 {
         let outer = outer::ipv4_udp(
             address_words(path.local)[3],
@@ -63,7 +79,7 @@ pub fn send(ctx: &TcContext, path: &Path, header: DataHeader, payload: Payload) 
         }
         write(ctx, ETHERTYPE_IPV4, outer, header)?;
     } else {
-        let mut sum = u64::from(payload_sum(ctx, payload.len));
+        let mut sum = u64::from(sealed_sum(ctx, payload.len + TAG_LEN as u32));
         for word in header.to_words() {
             sum += u64::from(word);
         }
@@ -88,24 +104,19 @@ pub fn send(ctx: &TcContext, path: &Path, header: DataHeader, payload: Payload) 
     redirect(path)
 }
 
-/// Ends the packet with the tag of `cipher = "none"`: zeros. The kernel zeroes what it appends, but a first part is
-/// cut out of a longer packet.
+/// Ends the packet 16 bytes behind its payload: whatever padded it, or the second part, is cut away.
 #[inline(always)]
-fn append_tag(ctx: &TcContext, payload_len: u32) -> Result<(), DropReason> {
-    // The longest inner packet; the mask says so to the verifier.
-    let tag_at = ETHERNET_LEN + (payload_len as usize & 0x3fff);
+fn make_room_for_tag(ctx: &TcContext, payload_len: u32) -> Result<(), DropReason> {
+    let len = (ETHERNET_LEN + TAG_LEN) as u32 + payload_len;
     // SAFETY: the context is valid while the program runs.
-    if unsafe { bpf_skb_change_tail(ctx.skb.skb, (tag_at + TAG_LEN) as u32, 0) } != 0 {
-        return Err(DropReason::EncapsulationFailed);
+    match unsafe { bpf_skb_change_tail(ctx.skb.skb, len, 0) } {
+        0 => Ok(()),
+        _ => Err(DropReason::EncapsulationFailed),
     }
-    let packet = Packet::new(ctx.data(), ctx.data_end());
-    // Plain zeros become a call of memset, a loop over bytes.
-    let zero = opaque(0) as u32;
-    packet.set_words(tag_at, [zero; TAG_LEN / 4]).ok_or(DropReason::EncapsulationFailed)
 }
 
-/// Makes room in front of the Ethernet header, which is written anew with the rest. (`bpf_skb_adjust_room` would move the
-/// header to the front, and costs more.)
+/// Makes room in front of the Ethernet header, which is written anew with the rest. (`bpf_skb_adjust_room` would move
+/// the header to the front, and costs more.)
 #[inline(always)]
 fn make_room(ctx: &TcContext, len: usize) -> Result<(), DropReason> {
     // SAFETY: the context is valid while the program runs.
@@ -155,12 +166,12 @@ fn write<const N: usize>(
     written().ok_or(DropReason::EncapsulationFailed)
 }
 
-/// One's complement sum of the payload after the Ethernet header, in memory order. The zero tag adds nothing.
+/// One's complement sum of the `len` bytes after the Ethernet header, sealed payload and tag, in memory order.
 ///
 /// The sum is a 32-bit number, so that a subprogram can return it.
 #[expect(clippy::cast_ptr_alignment, reason = "the scratch is aligned to eight bytes, its bytes to four")]
 #[inline(never)]
-fn payload_sum(ctx: &TcContext, len: u32) -> u32 {
+fn sealed_sum(ctx: &TcContext, len: u32) -> u32 {
     let mut sum = 0;
     let mut offset = ETHERNET_LEN;
     let mut rest = len as usize;

@@ -51,8 +51,8 @@ pub enum Command {
     /// Reads the tunnel's file, makes its device, loads the programs, and follows the network from then on. Nothing is
     /// applied if the file has an error. A tunnel that is up already is taken over without losing a packet.
     ///
-    /// Ctrl-C takes the tunnel down. SIGTERM (and SIGKILL) end the daemon only: the kernel goes on forwarding, and the
-    /// next `mpvpn up` takes over.
+    /// Ctrl-C takes the tunnel down. SIGTERM (and SIGKILL) end the daemon only: the kernel goes on forwarding until the
+    /// sessions end, three minutes after their last handshake at most, and the next `mpvpn up` takes over.
     #[command(after_help = "Example: mpvpn up mp0\n         mpvpn up --check ./mp0.toml")]
     Up(Up),
 
@@ -64,7 +64,8 @@ pub enum Command {
 
     /// Show tunnels: peers, paths, counters, drops
     ///
-    /// Reads the pinned maps and sums them over all CPUs. Works without a daemon.
+    /// Reads the pinned maps and sums them over all CPUs. Works without a daemon. For each peer it says how its packets are
+    /// protected and since when the session has its keys.
     #[command(after_help = "Example: mpvpn status\n         mpvpn status mp0 --json")]
     Status(Status),
 
@@ -80,6 +81,13 @@ pub enum Command {
     /// The key is 32 random bytes in base64. Keep it where only root can read it.
     #[command(after_help = "Example: umask 077; mpvpn genkey > /etc/mpvpn/mp0.key")]
     Genkey,
+
+    /// Print a new preshared key
+    ///
+    /// 32 random bytes in base64, for the `preshared_key_file` of two peers. Give it to the other gateway on a way that
+    /// nobody else can read, and keep it where only root can.
+    #[command(after_help = "Example: umask 077; mpvpn genpsk > /etc/mpvpn/hub.psk")]
+    Genpsk,
 
     /// Print the public key of the private key on stdin
     #[command(after_help = "Example: mpvpn pubkey < /etc/mpvpn/mp0.key")]
@@ -111,6 +119,10 @@ pub struct Up {
     /// Attach TC programs as on kernels before 6.6, by a clsact qdisc: for tests of that way on a newer one
     #[arg(long, hide = true)]
     pub clsact: bool,
+
+    /// Change the keys of a session after so many seconds, and let it end after one and a half times as many: for tests
+    #[arg(long, hide = true, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=120))]
+    pub rekey_after: Option<u32>,
 }
 
 /// `mpvpn down`.
@@ -318,6 +330,8 @@ mod tests {
             "mpvpn path set dsl",
             "mpvpn down a-name-that-is-too-long",
             "mpvpn up",
+            "mpvpn up mp0 --rekey-after 0",
+            "mpvpn up mp0 --rekey-after 121",
         ] {
             assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
         }

@@ -1,37 +1,43 @@
-//! The daemon of one tunnel: the one place that joins configuration, netlink, maps, programs and time.
+//! The daemon of one tunnel: the one place that joins configuration, netlink, maps, programs, sockets and time.
+//!
+//! This file starts it and has the loop that waits for whatever comes next; what is done then stands in the files below.
+
+mod device;
+mod exchange;
+mod learning;
+mod paths;
+mod peers;
+mod sessions;
+mod spreading;
 
 use std::{
-    collections::BTreeSet,
-    net::{IpAddr, SocketAddr},
+    collections::{BTreeMap, HashMap},
+    io,
+    net::IpAddr,
     path::Path,
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
-use bytemuck::Zeroable;
 use futures::StreamExt;
-use multipath_common::maps::{
-    Capacity, MAX_PATHS, OriginKey, PATH_UP, Path as PathEntry, PathSettings, Peer as PeerEntry, Tunnel as TunnelEntry,
-    address_bytes, address_from,
-};
+use multipath_common::maps::{Capacity, Path as PathEntry, PathSettings, WIPE_DELAY_MS};
 use tokio::{
-    net::UdpSocket,
     signal::unix::{Signal, SignalKind, signal},
     time::Instant,
 };
 use tracing::{debug, info, warn};
 
+use self::{device::tunnel_device, paths::unattached, sessions::KernelRandom};
 use crate::{
-    config::{Config, Uplink},
-    control::{
-        mtu::device_mtu,
-        numbering::assign,
-        resolve::{PathIdentity, Way, entry},
-        weights,
+    clock,
+    config::{Config, MTU_MIN, Routes},
+    control::{keepalive::Keepalives, resolve::PathIdentity, weights},
+    dataplane::{
+        Attachments, ControlEvents, LoadedPrograms, Lock, Maps, OriginEvents, Pins, TcHook, wipe_session_keys,
     },
-    dataplane::{Attachments, LoadedPrograms, Lock, Maps, OriginEvents, Pins, TcHook, name_bytes, name_text},
-    protocol::static_session,
-    underlay::{Change, Changes, Link, Offloads, TunnelDevice, TunnelLink, Underlay, UnderlayError, set_offloads},
+    privileges,
+    protocol::{Handshakes, Timers},
+    underlay::{Change, Changes, FrameSocket, Offloads, Port, TunnelLink, Underlay, UnderlayError, set_offloads},
 };
 
 /// How long `take_down` waits for a daemon to notice that its device is gone.
@@ -39,6 +45,21 @@ const DAEMON_ENDS_WITHIN: Duration = Duration::from_secs(5);
 
 /// How long after a failed request to the kernel everything is read anew.
 const TRY_AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+/// How long a port may be in use that a daemon has just left.
+const PORT_IS_FREE_WITHIN: Duration = Duration::from_millis(500);
+
+/// The longest sleep: the runtime's clock stands still while the machine sleeps, sessions grow older.
+const LONGEST_SLEEP: Duration = Duration::from_secs(1);
+
+/// What the daemon is told on the command line.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// How TC programs are attached.
+    pub tc: TcHook,
+    /// When sessions change their keys, and when they end.
+    pub timers: Timers,
+}
 
 /// Why a daemon ended.
 enum End {
@@ -64,6 +85,26 @@ struct ManagedPath {
     written: PathEntry,
 }
 
+/// A peer that the daemon looks after.
+#[derive(Clone, Copy)]
+struct ManagedPeer {
+    number: u32,
+    /// Fingerprint of the keys that its sessions are made with.
+    credentials: u32,
+    /// Our receiver index of the session that its packets are sealed with; 0 if there is none. What stands in the map.
+    session: u32,
+    /// When that session was made, nanoseconds since boot; 0 if there is none.
+    handshake_ns: u64,
+    /// When something authentic last came from it, or when it was last doubted; time since boot.
+    heard_at: Duration,
+}
+
+impl ManagedPeer {
+    const fn new(number: u32, credentials: u32) -> Self {
+        Self { number, credentials, session: 0, handshake_ns: 0, heard_at: Duration::ZERO }
+    }
+}
+
 /// A running tunnel.
 struct Daemon {
     config: Config,
@@ -72,36 +113,64 @@ struct Daemon {
     programs: LoadedPrograms,
     maps: Maps,
     attachments: Attachments,
-    paths: Vec<ManagedPath>,
-    /// Number of each of the configuration's peers.
-    peer_numbers: Vec<u32>,
+    /// Where handshakes come and go.
+    port: Port,
+    /// Where control messages go: frames into the device, which the egress program seals.
+    frames: FrameSocket,
+    handshakes: Handshakes,
+    keepalives: Keepalives,
+    /// When sessions are looked at next that the peer has not used yet; `None` while there are none. Time since boot.
+    look_at_unconfirmed: Option<Duration>,
+    /// When the sessions' counters are looked at next.
+    look_at_counters: Duration,
+    /// Until when nothing but handshakes is done in time, because something else failed. Time since boot.
+    upkeep_pauses_until: Duration,
+    /// When everything is read anew; `None` if nothing failed. A request that failed is no reason to stop following the
+    /// network.
+    again_at: Option<Instant>,
+    /// The configuration's peers, in its order.
+    peers: Vec<ManagedPeer>,
+    /// Where each peer's number stands in them.
+    positions: HashMap<u32, usize>,
+    /// The peers' paths, by their key in the maps.
+    paths: BTreeMap<u32, ManagedPath>,
+    /// A path has come up, gone down, appeared or vanished since the others were last told.
+    has_changed_paths: bool,
     automatic: Vec<PathSettings>,
     #[expect(dead_code, reason = "held for its drop: while it lives, no other daemon takes the tunnel")]
     lock: Lock,
-    #[expect(dead_code, reason = "held so that no other program gets the tunnel's port")]
-    port: Option<UdpSocket>,
 }
 
 /// Brings the tunnel up, or takes it over from a daemon that ended, and follows the network until it is told to end.
-/// Calls `ready` when packets can pass.
-pub async fn run(config: Config, bpffs: &Path, tc: TcHook, ready: impl FnOnce()) -> Result<()> {
-    let mut interrupt = signal(SignalKind::interrupt()).context("can't wait for SIGINT")?;
-    let mut terminate = signal(SignalKind::terminate()).context("can't wait for SIGTERM")?;
+/// Calls `ready` when everything is set up: packets pass as soon as a peer's handshake is through, or at once by a session
+/// that an earlier daemon left.
+pub async fn run(config: Config, bpffs: &Path, options: Options, ready: impl FnOnce()) -> Result<()> {
+    let interrupt = signal(SignalKind::interrupt()).context("can't wait for SIGINT")?;
+    let terminate = signal(SignalKind::terminate()).context("can't wait for SIGTERM")?;
     let underlay = Underlay::open()?;
-    let mut changes = Underlay::changes()?;
+    let changes = Underlay::changes()?;
     let name = config.tunnel.name.clone();
     let pins = Pins::new(bpffs, &name);
-    let was_up = pins.exist();
+    let was_up = pins.exist()?;
     let had_maps = pins.current_maps().ok();
-    let mut daemon = match Daemon::start(config, underlay.clone(), &pins, tc).await {
-        Ok(daemon) => daemon,
+    let begun = async {
+        let mut daemon = Daemon::start(config, underlay.clone(), &pins, options).await?;
+        let origins = daemon.maps.origin_events()?;
+        let control = daemon.maps.control_events()?;
+        daemon.learn_all().await?;
+        privileges::keep_needed(daemon.config.tunnel.listen_port)?;
+        Ok::<_, anyhow::Error>((daemon, Events { changes, origins, control, interrupt, terminate }))
+    };
+    let (mut daemon, mut events) = match begun.await {
+        Ok(begun) => begun,
         Err(error) => {
             // A first start leaves nothing half-made behind; a tunnel that forwards already stays as it is.
             let cleaned = match had_maps {
                 _ if pins.has_daemon() => Ok(()),
                 _ if !was_up => remove(&underlay, &pins, &name).await,
-                Some(maps) => pins.remove_other_layouts(&maps),
-                None => Ok(()),
+                // The start may have come so far that the old layout is gone: then the new one is in use.
+                Some(maps) if maps.exists() => remove_other_layouts(&pins, &maps).await,
+                _ => Ok(()),
             };
             if let Err(left) = cleaned {
                 warn!("can't clean up after the failed start: {left:#}");
@@ -109,14 +178,15 @@ pub async fn run(config: Config, bpffs: &Path, tc: TcHook, ready: impl FnOnce())
             return Err(error);
         }
     };
-    let mut origins = daemon.maps.origin_events()?;
-    daemon.learn_all().await?;
     ready();
-    let end = daemon.follow(&mut changes, &mut origins, &mut interrupt, &mut terminate).await?;
+    let end = daemon.follow(&mut events).await?;
     drop(daemon);
     match end {
         End::Detached => {
-            info!("the daemon ends, the kernel goes on forwarding: `mpvpn down {name}` removes the tunnel");
+            info!(
+                "the daemon ends, the kernel goes on forwarding until the sessions end: `mpvpn down {name}` removes the \
+                 tunnel"
+            );
         }
         End::DeviceGone => {
             info!(
@@ -128,11 +198,20 @@ pub async fn run(config: Config, bpffs: &Path, tc: TcHook, ready: impl FnOnce())
     Ok(())
 }
 
+/// What the daemon waits for, beside its sockets and the time.
+struct Events {
+    changes: Changes,
+    origins: OriginEvents,
+    control: ControlEvents,
+    interrupt: Signal,
+    terminate: Signal,
+}
+
 /// Takes a tunnel down, whether its daemon runs or not. `false` when there is none.
 pub async fn take_down(bpffs: &Path, name: &str) -> Result<bool> {
     let underlay = Underlay::open()?;
     let pins = Pins::new(bpffs, name);
-    let existed = pins.exist();
+    let existed = pins.exist()?;
     let deleted = underlay.delete_tunnel(name).await?;
     let started = Instant::now();
     while existed && pins.has_daemon() {
@@ -142,21 +221,66 @@ pub async fn take_down(bpffs: &Path, name: &str) -> Result<bool> {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     if existed {
+        wipe_keys(&pins);
         pins.remove()?;
     }
     Ok(existed || deleted)
 }
 
+/// Makes the keys of all sessions zero, once the device is gone and nothing is sealed any more: what is freed with the maps
+/// stays in memory as it is.
+fn wipe_keys(pins: &Pins) {
+    let retire = |directory: &Path| -> Result<()> {
+        let mut maps = Maps::open(directory)?;
+        for peer in maps.peers()? {
+            for session in maps.sessions_of(peer.number)? {
+                maps.retire_session(session.index)?;
+            }
+        }
+        Ok(())
+    };
+    for directory in pins.layouts().unwrap_or_default() {
+        for done in [retire(&directory), wipe_session_keys(&directory)] {
+            if let Err(error) = done {
+                // Maps of another version, or of a start that was interrupted.
+                debug!("{}: {error:#}", directory.display());
+            }
+        }
+    }
+}
+
+/// Removes the maps of all layouts but this one, and wipes their keys: no program is attached that uses them.
+async fn remove_other_layouts(pins: &Pins, current: &Path) -> Result<()> {
+    let mut others = pins.layouts()?;
+    others.retain(|directory| directory != current);
+    if others.is_empty() {
+        return Ok(());
+    }
+    // Programs that were replaced just now may still be under way, and would seal with keys that everybody knows.
+    tokio::time::sleep(Duration::from_millis(WIPE_DELAY_MS)).await;
+    for directory in others {
+        if let Err(error) = wipe_session_keys(&directory) {
+            debug!("{}: {error:#}", directory.display());
+        }
+        pins.remove_layout(&directory)?;
+    }
+    Ok(())
+}
+
 /// Removes all that is the tunnel's. A device that has its name and is another's stays.
 async fn remove(underlay: &Underlay, pins: &Pins, name: &str) -> Result<()> {
     match underlay.delete_tunnel(name).await {
-        Ok(_) | Err(UnderlayError::NameTaken { .. }) => pins.remove(),
+        Ok(_) | Err(UnderlayError::NameTaken { .. }) => {
+            wipe_keys(pins);
+            pins.remove()
+        }
         Err(error) => Err(error.into()),
     }
 }
 
 impl Daemon {
-    async fn start(config: Config, underlay: Underlay, pins: &Pins, tc: TcHook) -> Result<Self> {
+    async fn start(config: Config, underlay: Underlay, pins: &Pins, options: Options) -> Result<Self> {
+        let started = Instant::now();
         let name = config.tunnel.name.clone();
         let prefixes: usize = config.peers.iter().map(|peer| peer.allowed_ips.len()).sum();
         // One more: what keeps IPv6 prefixes from holding IPv4 addresses.
@@ -165,11 +289,10 @@ impl Daemon {
         let Some(lock) = pins.lock().await? else {
             bail!("another mpvpn is the daemon of {name} already: end it first, or `mpvpn down {name}`");
         };
+        let had_maps = pins.maps(capacity).exists();
         let directory = pins.prepare_maps(capacity)?;
         let old = underlay.tunnel(&name).await?;
-        let device = underlay
-            .ensure_tunnel(&tunnel_device(&config, old.map_or(crate::config::MTU_MIN, |old| old.device.mtu)))
-            .await?;
+        let device = underlay.ensure_tunnel(&tunnel_device(&config, old.map_or(MTU_MIN, |old| old.device.mtu))).await?;
         for (end, offloads) in [(&device.device, Offloads::DEVICE), (&device.port, Offloads::PORT)] {
             set_offloads(&end.name, offloads).with_context(|| format!("can't set the offloads of {}", end.name))?;
         }
@@ -177,11 +300,21 @@ impl Daemon {
         programs.follow_log()?;
         let maps = Maps::open(&directory)?;
         let automatic = weights::automatic(&config.uplinks);
+        let now = clock::since_boot()?;
         let mut daemon = Self {
-            port: bind_port(config.tunnel.listen_port).await,
-            attachments: Attachments::new(pins.links(), tc),
-            peer_numbers: Vec::new(),
-            paths: Vec::new(),
+            port: take_port(config.tunnel.listen_port).await?,
+            frames: FrameSocket::open(&device.device).context("can't open a raw socket for control messages")?,
+            handshakes: Handshakes::new(&config.tunnel.private_key, options.timers, Box::new(KernelRandom)),
+            keepalives: Keepalives::default(),
+            look_at_unconfirmed: None,
+            look_at_counters: now,
+            upkeep_pauses_until: now,
+            again_at: None,
+            attachments: Attachments::new(pins.links(), options.tc),
+            peers: Vec::new(),
+            positions: HashMap::new(),
+            paths: BTreeMap::new(),
+            has_changed_paths: true,
             automatic,
             config,
             underlay,
@@ -190,7 +323,15 @@ impl Daemon {
             maps,
             lock,
         };
-        daemon.write_peers()?;
+        daemon.warn_of_ciphers();
+        let has_retired = daemon.write_peers()?;
+        if had_maps {
+            // Slots that were retired just now, or by a daemon that died before it wiped them.
+            let retired_at = if has_retired { Instant::now() } else { started };
+            tokio::time::sleep_until(retired_at + Duration::from_millis(WIPE_DELAY_MS)).await;
+            daemon.maps.wipe_empty_slots()?;
+        }
+        daemon.adopt_sessions()?;
         daemon.write_local_addresses().await?;
         daemon.write_tunnel()?;
         let links = daemon.underlay.links().await?;
@@ -198,6 +339,7 @@ impl Daemon {
         let mut uplinks = unattached(&daemon.config, &daemon.attachments, &links);
         uplinks.sort_by_key(|(uplink, link)| daemon.attachments.is_pinned(uplink, link));
         for (uplink, link) in uplinks {
+            daemon.port.add_uplink(link).map_err(|error| port_error(daemon.config.tunnel.listen_port, error))?;
             daemon.attachments.attach_uplink(&mut daemon.programs, uplink, link)?;
         }
         daemon.refresh(None).await?;
@@ -205,474 +347,83 @@ impl Daemon {
         daemon.maps.advance_automatic()?;
         daemon.adapt_mtu().await?;
         daemon.attachments.attach_egress(&mut daemon.programs, &daemon.device.port)?;
+        daemon.spread()?;
         daemon.underlay.set_addresses(&daemon.device.device, &daemon.config.tunnel.addresses).await?;
-        if daemon.config.tunnel.routes == crate::config::Routes::Auto {
+        if daemon.config.tunnel.routes == Routes::Auto {
             let routes: Vec<_> = daemon.config.peers.iter().flat_map(|peer| peer.allowed_ips.clone()).collect();
             daemon.underlay.set_routes(&daemon.device.device, &routes).await?;
         }
         daemon.attachments.remove_stale(&daemon.device.port)?;
-        pins.remove_other_layouts(&directory)?;
+        remove_other_layouts(pins, &directory).await?;
         Ok(daemon)
     }
 
     /// Waits for whatever comes next, and does it.
-    async fn follow(
-        &mut self,
-        changes: &mut Changes,
-        origins: &mut OriginEvents,
-        interrupt: &mut Signal,
-        terminate: &mut Signal,
-    ) -> Result<End> {
-        // A request that failed is no reason to stop following the network: everything is read anew soon.
-        let mut again_at: Option<Instant> = None;
+    async fn follow(&mut self, events: &mut Events) -> Result<End> {
         loop {
-            let again = async { tokio::time::sleep_until(again_at.unwrap_or_else(Instant::now)).await };
+            self.settle()?;
+            let wake_at = Instant::now() + self.pause()?;
+            let again_at = self.again_at;
+            let again = async { tokio::time::sleep_until(again_at.unwrap_or(wake_at)).await };
             let done = tokio::select! {
-                change = changes.next() => {
+                change = events.changes.next() => {
                     let Some(change) = change else { bail!("the kernel's routing socket failed: start mpvpn again") };
                     self.apply(change).await
                 }
-                keys = origins.next() => self.learn_from(keys?).await,
+                keys = events.origins.next() => self.learn_from(keys?).await,
+                events = events.control.next() => self.hear(&events?),
+                datagrams = self.port.receive() => self.receive(&datagrams),
+                () = tokio::time::sleep_until(wake_at) => self.keep_time(),
                 () = again, if again_at.is_some() => {
-                    again_at = None;
+                    self.again_at = None;
                     self.apply(Change::Anything).await
                 }
-                _ = interrupt.recv() => return Ok(End::TakenDown),
-                _ = terminate.recv() => return Ok(End::Detached),
+                _ = events.interrupt.recv() => return Ok(End::TakenDown),
+                _ = events.terminate.recv() => return Ok(End::Detached),
             };
             match done {
                 Ok(Some(end)) => return Ok(end),
                 Ok(None) => {}
                 Err(error) => {
-                    warn!("the network changed, and not all of it could be followed: {error:#}; trying again");
-                    again_at = Some(Instant::now() + TRY_AGAIN_AFTER);
+                    warn!("{error:#}; everything is read anew soon");
+                    self.try_again();
                 }
             }
         }
     }
 
-    /// Learns from origins that the programs have just noted down.
-    async fn learn_from(&mut self, keys: Vec<OriginKey>) -> Result<Option<End>> {
-        for key in keys {
-            self.learn(key).await?;
-        }
-        Ok(None)
+    /// Has everything be read anew soon.
+    fn try_again(&mut self) {
+        self.again_at.get_or_insert(Instant::now() + TRY_AGAIN_AFTER);
     }
 
-    fn write_tunnel(&mut self) -> Result<()> {
-        let TunnelLink { device, port } = &self.device;
-        self.maps.set_tunnel(TunnelEntry {
-            device_ifindex: device.index,
-            port_ifindex: port.index,
-            mtu: device.mtu,
-            listen_port: self.config.tunnel.listen_port,
-            device_mac: device.mac.with_context(|| format!("{} has no hardware address", device.name))?,
-            name: name_bytes(&self.config.tunnel.name),
-        })
-    }
-
-    /// Writes peers, sessions, prefixes and the peers' configured paths.
-    fn write_peers(&mut self) -> Result<()> {
-        let had: Vec<(u32, [u8; 32])> =
-            self.maps.peers()?.iter().map(|record| (record.number, record.peer.public_key)).collect();
-        let wanted: Vec<[u8; 32]> = self.config.peers.iter().map(|peer| *peer.public_key.as_bytes()).collect();
-        let numbers: Option<Vec<u32>> = assign(&wanted, &had, self.maps.peer_capacity()).into_iter().collect();
-        self.peer_numbers = numbers.context("more peers than the maps hold")?;
-        for (number, _) in had {
-            if self.peer_numbers.contains(&number) {
-                continue;
-            }
-            self.maps.set_peer(number, PeerEntry::zeroed())?;
-            // Its number may become another peer's, who is not at these addresses.
-            self.maps.forget_origins(number)?;
-            for id in 0..MAX_PATHS as u8 {
-                self.clear_path(number, id)?;
-            }
-        }
-        let unix_ns =
-            SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).context("the clock stands before 1970")?;
-        let own = self.config.tunnel.private_key.public();
-        let mut indices = BTreeSet::new();
-        let mut prefixes = Vec::new();
-        for (peer, &number) in self.config.peers.iter().zip(&self.peer_numbers) {
-            warn!("peer {}: cipher = \"none\": nothing is encrypted, anybody on the way can read and forge", peer.name);
-            let (index, session) = static_session::session(&own, &peer.public_key, number, unix_ns.as_nanos() as u64);
-            if !indices.insert(index) {
-                bail!("peer {}: its session index is another peer's too: make a new key for it", peer.name);
-            }
-            self.maps.add_session(index, &session)?;
-            prefixes.extend(peer.allowed_ips.iter().map(|&prefix| (prefix, number)));
-        }
-        let indices: Vec<u32> = indices.into_iter().collect();
-        for position in 0..self.config.peers.len() {
-            self.number_paths(position)?;
-        }
-        self.maps.set_allowed_ips(&prefixes)?;
-        self.maps.retain_sessions(&indices)
-    }
-
-    /// Gives the paths of a peer their ids: those that it had, as far as they are still configured or learned.
-    fn number_paths(&mut self, position: usize) -> Result<()> {
-        let peer = &self.config.peers[position];
-        let number = self.peer_numbers[position];
-        let had = self.maps.paths_of(number)?;
-        let identity_of = |path: &PathEntry| PathIdentity {
-            uplink: path.uplink,
-            remote: SocketAddr::new(address_from(path.remote), path.remote_port),
-            endpoint: path.endpoint,
-            is_learned: path.learned != 0,
-        };
-        let mut wanted: Vec<(usize, PathIdentity)> = Vec::new();
-        for candidate in self.config.candidates(peer) {
-            let Some(remote) = candidate.endpoint else { continue };
-            let uplink = name_bytes(&self.config.uplinks[candidate.uplink].name);
-            let before = wanted.iter().filter(|(other, _)| *other == candidate.uplink).count();
-            let identity = PathIdentity { uplink, remote, endpoint: before as u32, is_learned: false };
-            wanted.push((candidate.uplink, identity));
-        }
-        for identity in had.iter().map(|record| identity_of(&record.path)).filter(|identity| identity.is_learned) {
-            let uplink = self.config.uplinks.iter().position(|uplink| name_bytes(&uplink.name) == identity.uplink);
-            if let Some(uplink) = uplink {
-                wanted.push((uplink, identity));
-            }
-        }
-        wanted.truncate(MAX_PATHS);
-        let identities: Vec<PathIdentity> = wanted.iter().map(|(_, identity)| *identity).collect();
-        let had: Vec<(u32, PathIdentity)> =
-            had.iter().map(|record| (u32::from(record.id), identity_of(&record.path))).collect();
-        let ids = assign(&identities, &had, MAX_PATHS as u32);
-        for (id, identity) in &had {
-            if !identities.contains(identity) {
-                self.clear_path(number, *id as u8)?;
-            }
-        }
-        for (id, (uplink, identity)) in ids.into_iter().flatten().zip(wanted) {
-            let is_new = !had.contains(&(id, identity));
-            let local = address_from(self.maps.path(number, id as u8)?.local);
-            let preferred_local = Some(local).filter(|local| identity.is_learned && !is_new && !local.is_unspecified());
-            self.add_path(position, id as u8, uplink, identity, preferred_local, is_new)?;
-        }
-        self.write_peer(position)
-    }
-
-    /// Takes a path under management; a new one starts down and without history.
-    fn add_path(
-        &mut self,
-        position: usize,
-        id: u8,
-        uplink: usize,
-        identity: PathIdentity,
-        preferred_local: Option<IpAddr>,
-        is_new: bool,
-    ) -> Result<()> {
-        let number = self.peer_numbers[position];
-        if is_new {
-            self.clear_path(number, id)?;
-        }
-        self.maps.set_automatic(number, id, self.automatic[uplink])?;
-        let name = path_name(&self.config.peers[position].name, &identity);
-        let written = self.maps.path(number, id)?;
-        self.paths.push(ManagedPath { peer: number, id, name, identity, uplink, preferred_local, written });
-        Ok(())
-    }
-
-    /// Puts a path id out of use.
-    fn clear_path(&mut self, peer: u32, id: u8) -> Result<()> {
-        self.maps.set_path(peer, id, PathEntry::zeroed())?;
-        self.maps.set_operator(peer, id, PathSettings::zeroed())?;
-        self.maps.reset_stats(peer, id)?;
-        for peers_id in 0..MAX_PATHS as u8 {
-            if self.maps.arrival_path(peer, peers_id)? == Some(id) {
-                self.maps.set_arrival_path(peer, peers_id, None)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Writes a peer's entry with the set of its paths.
-    fn write_peer(&mut self, position: usize) -> Result<()> {
-        let peer = &self.config.peers[position];
-        let number = self.peer_numbers[position];
-        let own = self.config.tunnel.private_key.public();
-        let path_set = self.paths.iter().filter(|path| path.peer == number).fold(0, |set, path| set | 1 << path.id);
-        self.maps.set_peer(
-            number,
-            PeerEntry {
-                session: static_session::receiver_index(&own, &peer.public_key),
-                path_set,
-                name: name_bytes(&peer.name),
-                public_key: *peer.public_key.as_bytes(),
-            },
-        )
-    }
-
-    async fn write_local_addresses(&mut self) -> Result<()> {
-        let addresses: Vec<IpAddr> =
-            self.underlay.addresses().await?.iter().map(|address| address.net.addr()).collect();
-        self.maps.set_local_addresses(&addresses)
-    }
-
-    /// Applies a change of the underlay. `Some` when the daemon must end.
-    async fn apply(&mut self, change: Change) -> Result<Option<End>> {
-        debug!("{change:?}");
-        match change {
-            Change::LinkGone { index, .. } if index == self.device.device.index => return Ok(Some(End::DeviceGone)),
-            Change::LinkGone { index, .. } => {
-                self.put_down(|path| path.ifindex == index)?;
-                for uplink in &self.config.uplinks {
-                    if self.attachments.uplink(&uplink.name).is_some_and(|attached| attached.ifindex == index) {
-                        self.attachments.forget_uplink(&uplink.name);
-                    }
-                }
-                self.attachments.remove_stale(&self.device.port)?;
-                self.refresh(Some(&[index])).await?;
-            }
-            Change::Link(link) => {
-                if !link.is_usable() {
-                    self.put_down(|path| path.ifindex == link.index)?;
-                }
-                if self.uplink_of(&link).is_some() {
-                    self.refresh(Some(&[link.index])).await?;
-                }
-            }
-            Change::AddressGone(address) => {
-                let gone = address_bytes(address.net.addr());
-                self.put_down(|path| path.ifindex == address.index && path.local == gone)?;
-                self.write_local_addresses().await?;
-                self.refresh(Some(&[address.index])).await?;
-            }
-            Change::Address(address) => {
-                self.write_local_addresses().await?;
-                self.refresh(Some(&[address.index])).await?;
-            }
-            // A full BGP table that flaps must not keep the daemon from what concerns its paths.
-            Change::Route { prefix, .. }
-                if !self.paths.iter().any(|path| prefix.contains(&path.identity.remote.ip())) => {}
-            Change::Route { interfaces, .. } => {
-                let all = interfaces.is_empty();
-                self.refresh(if all { None } else { Some(&interfaces) }).await?;
-            }
-            // That the device is gone may be among the messages that were lost.
-            Change::Anything if !self.has_device().await => return Ok(Some(End::DeviceGone)),
-            Change::Anything => {
-                self.write_local_addresses().await?;
-                self.refresh(None).await?;
-            }
-        }
-        Ok(None)
-    }
-
-    fn uplink_of(&self, link: &Link) -> Option<&Uplink> {
-        self.config.uplinks.iter().find(|uplink| uplink.interface == link.name)
-    }
-
-    /// Puts paths down at once, before anything is asked of the kernel.
-    fn put_down(&mut self, is_affected: impl Fn(&PathEntry) -> bool) -> Result<()> {
-        let mut any = false;
-        for path in &mut self.paths {
-            if path.written.state == PATH_UP && is_affected(&path.written) {
-                path.written = entry(&path.identity, None, self.config.tunnel.listen_port);
-                self.maps.set_path(path.peer, path.id, path.written)?;
-                info!("path {}: down", path.name);
-                any = true;
-            }
-        }
-        if any { self.maps.advance_automatic() } else { Ok(()) }
-    }
-
-    /// Looks up the way of every path, or of those whose uplink has one of these interface indices (or had, or may
-    /// have now), and writes what changed. Attaches programs to uplinks that have appeared.
-    async fn refresh(&mut self, interfaces: Option<&[u32]>) -> Result<()> {
-        let links = self.underlay.links().await?;
-        for (uplink, link) in unattached(&self.config, &self.attachments, &links) {
-            // It may be gone again already; whatever happens to it next is another reason to try.
-            if let Err(error) = self.attachments.attach_uplink(&mut self.programs, uplink, link) {
-                warn!("uplink {}: {error:#}", uplink.name);
-            }
-        }
-        let mut any = false;
-        for index in 0..self.paths.len() {
-            let path = &self.paths[index];
-            let link = links.iter().find(|link| link.name == self.config.uplinks[path.uplink].interface);
-            let concerned = |interfaces: &[u32]| {
-                link.is_none_or(|link| interfaces.contains(&link.index)) || interfaces.contains(&path.written.ifindex)
-            };
-            if !interfaces.is_none_or(concerned) {
-                continue;
-            }
-            let way = self.way(path, link).await?;
-            let new = entry(&path.identity, way, self.config.tunnel.listen_port);
-            let path = &mut self.paths[index];
-            if bytemuck::bytes_of(&new) == bytemuck::bytes_of(&path.written) {
-                continue;
-            }
-            self.maps.set_path(path.peer, path.id, new)?;
-            if new.state == PATH_UP {
-                let remote = path.identity.remote;
-                info!("path {}: up, {} to {remote}, inner MTU {}", path.name, address_from(new.local), new.inner_mtu);
-            } else {
-                info!("path {}: down", path.name);
-            }
-            path.written = new;
-            any = true;
-        }
-        if any {
-            self.maps.advance_automatic()?;
-            self.adapt_mtu().await?;
-        }
-        Ok(())
-    }
-
-    /// The way to a path's endpoint; `None` while there is none.
-    async fn way(&self, path: &ManagedPath, link: Option<&Link>) -> Result<Option<Way>> {
-        // What the peer sends on an uplink without programs would be lost.
-        let attached = self.attachments.uplink(&self.config.uplinks[path.uplink].name);
-        let has_programs = |link: &&Link| attached.is_some_and(|attached| attached.ifindex == link.index);
-        let Some(link) = link.filter(|link| link.is_usable()).filter(has_programs) else { return Ok(None) };
-        let remote = path.identity.remote.ip();
-        let Some(route) = self.underlay.route_to(remote, link.index).await? else { return Ok(None) };
-        let preferred = match path.preferred_local {
-            Some(local) => {
-                let addresses = self.underlay.addresses().await?;
-                Some(local).filter(|local| addresses.iter().any(|address| address.net.addr() == *local))
-            }
-            None => None,
-        };
-        let mtu = route.mtu.unwrap_or(link.mtu).min(link.mtu);
-        Ok(preferred.or(route.source).map(|local| Way { ifindex: link.index, local, next_hop: route.next_hop, mtu }))
-    }
-
-    /// Gives the device the MTU that the paths carry.
-    async fn adapt_mtu(&mut self) -> Result<()> {
-        let usable = self.paths.iter().filter(|path| path.written.state == PATH_UP).map(|path| path.written.inner_mtu);
-        let Some(mtu) = device_mtu(self.config.tunnel.mtu, usable) else { return Ok(()) };
-        // A device that was just taken down must not be made again.
-        if mtu == self.device.device.mtu || !self.has_device().await {
-            return Ok(());
-        }
-        if let Some(configured) = self.config.tunnel.mtu.filter(|configured| *configured > mtu) {
-            warn!("the MTU is {mtu}, not {configured} as configured: the paths carry no more, not even in two parts");
-        }
-        self.device = self.underlay.ensure_tunnel(&tunnel_device(&self.config, mtu)).await?;
-        self.write_tunnel()
-    }
-
-    /// Whether the tunnel's device is still there.
-    async fn has_device(&self) -> bool {
-        matches!(self.underlay.tunnel(&self.config.tunnel.name).await, Ok(Some(_)))
-    }
-
-    /// Learns from all origins that the programs have noted down, also while no daemon ran.
-    async fn learn_all(&mut self) -> Result<()> {
-        for key in self.maps.origins()? {
-            self.learn(key).await?;
-        }
-        Ok(())
-    }
-
-    /// Learns by which of our paths the packets of a peer's path come; an address that no path has becomes a path.
-    async fn learn(&mut self, key: OriginKey) -> Result<()> {
-        let Some(origin) = self.maps.origin(key) else { return Ok(()) };
-        let Some(position) = self.peer_numbers.iter().position(|number| *number == key.peer) else { return Ok(()) };
-        let attached = |uplink: &Uplink| self.attachments.uplink(&uplink.name).map(|attached| attached.ifindex);
-        let Some(uplink) = self.config.uplinks.iter().position(|uplink| attached(uplink) == Some(origin.ifindex))
-        else {
-            return Ok(());
-        };
-        let peers_id = key.path as u8;
-        let remote = SocketAddr::new(address_from(origin.remote), origin.remote_port);
-        let local = Some(address_from(origin.local));
-        let known =
-            |path: &&mut ManagedPath| path.peer == key.peer && path.uplink == uplink && path.identity.remote == remote;
-        let arrives_by = self.maps.arrival_path(key.peer, peers_id)?;
-        let id = if let Some(path) = self.paths.iter_mut().find(known) {
-            if path.identity.is_learned {
-                path.preferred_local = local;
-            }
-            path.id
-        } else if let Some(path) = self.paths.iter_mut().find(|path| {
-            path.peer == key.peer && Some(path.id) == arrives_by && path.identity.is_learned && path.uplink == uplink
-        }) {
-            info!("path {}: the peer's address is now {remote}", path.name);
-            path.identity.remote = remote;
-            path.preferred_local = local;
-            path.id
-        } else {
-            let used = |id: u8| self.paths.iter().any(|path| path.peer == key.peer && path.id == id);
-            let Some(id) = [peers_id].into_iter().chain(0..MAX_PATHS as u8).find(|id| !used(*id)) else {
-                warn!("peer {}: more than {MAX_PATHS} paths, {remote} is left out", self.config.peers[position].name);
-                return Ok(());
-            };
-            let same_uplink = |path: &&ManagedPath| path.peer == key.peer && path.uplink == uplink;
-            let taken: Vec<u32> = self.paths.iter().filter(same_uplink).map(|path| path.identity.endpoint).collect();
-            let endpoint = (0..=taken.len() as u32).find(|number| !taken.contains(number)).unwrap_or_default();
-            let name = name_bytes(&self.config.uplinks[uplink].name);
-            let identity = PathIdentity { uplink: name, remote, endpoint, is_learned: true };
-            self.add_path(position, id, uplink, identity, local, true)?;
-            self.write_peer(position)?;
-            id
-        };
-        self.maps.set_arrival_path(key.peer, peers_id, Some(id))?;
-        if let Some(old) = arrives_by.filter(|old| *old != id) {
-            self.forget_learned(position, old)?;
-        }
-        self.refresh(Some(&[origin.ifindex])).await
-    }
-
-    /// Forgets a learned path that none of the peer's paths comes by any more: nobody is at that address.
-    fn forget_learned(&mut self, position: usize, id: u8) -> Result<()> {
-        let peer = self.peer_numbers[position];
-        for peers_id in 0..MAX_PATHS as u8 {
-            if self.maps.arrival_path(peer, peers_id)? == Some(id) {
-                return Ok(());
-            }
-        }
-        let is_it = |path: &ManagedPath| path.peer == peer && path.id == id && path.identity.is_learned;
-        let Some(index) = self.paths.iter().position(is_it) else { return Ok(()) };
-        info!("path {}: nothing comes from {} any more", self.paths[index].name, self.paths[index].identity.remote);
-        self.paths.remove(index);
-        self.write_peer(position)?;
-        self.clear_path(peer, id)?;
-        self.maps.advance_automatic()
+    /// How long nothing is due.
+    fn pause(&self) -> Result<Duration> {
+        let pause =
+            self.deadline().map(|deadline| Ok::<_, anyhow::Error>(deadline.saturating_sub(clock::since_boot()?)));
+        Ok(pause.transpose()?.unwrap_or(LONGEST_SLEEP).min(LONGEST_SLEEP))
     }
 }
 
-/// The uplinks whose interface is there and has none of our programs yet.
-fn unattached<'a>(config: &'a Config, attachments: &Attachments, links: &'a [Link]) -> Vec<(&'a Uplink, &'a Link)> {
-    let link_of = |uplink: &'a Uplink| Some((uplink, links.iter().find(|link| link.name == uplink.interface)?));
-    let is_new = |(uplink, link): &(&Uplink, &Link)| {
-        attachments.uplink(&uplink.name).is_none_or(|attached| attached.ifindex != link.index)
-    };
-    config.uplinks.iter().filter_map(link_of).filter(is_new).collect()
-}
-
-/// The name of a path: PEER/UPLINK, with a number from the second endpoint on.
-fn path_name(peer: &str, identity: &PathIdentity) -> String {
-    crate::observe::path_name(peer, &name_text(identity.uplink), identity.endpoint)
-}
-
-/// The tunnel's device. Its hardware addresses come from the key, so that they stay the same.
-fn tunnel_device(config: &Config, mtu: u32) -> TunnelDevice {
-    let hash = blake3::hash(config.tunnel.private_key.public().as_bytes());
-    // 02: locally administered, not multicast (IEEE 802, section 8.4).
-    let mac = |from: usize| {
-        let bytes = hash.as_bytes();
-        [0x02, 0x6d, 0x70, bytes[from], bytes[from + 1], bytes[from + 2]]
-    };
-    TunnelDevice { name: config.tunnel.name.clone(), mtu, mac: mac(0), port_mac: mac(3) }
-}
-
-/// Keeps the tunnel's port from other programs. The programs take the packets before any socket does, so a port that
-/// is taken is no error.
-async fn bind_port(port: u16) -> Option<UdpSocket> {
-    match UdpSocket::bind(("::", port)).await {
-        Ok(socket) => Some(socket),
-        Err(error) => {
-            warn!(
-                "UDP port {port} is not free ({error}): if another tunnel has it, give one of them another listen_port, or \
-                 one of them gets nothing; another program gets nothing from the uplinks while the tunnel is up"
-            );
-            None
+/// Takes the tunnel's port.
+async fn take_port(number: u16) -> Result<Port> {
+    let started = Instant::now();
+    loop {
+        match Port::take(number) {
+            Ok(port) => return Ok(port),
+            // The kernel closes the sockets of a daemon that ended a moment after it gives its lock free.
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && started.elapsed() < PORT_IS_FREE_WITHIN => {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            Err(error) => return Err(port_error(number, error)),
         }
     }
+}
+
+fn port_error(number: u16, error: io::Error) -> anyhow::Error {
+    let what = format!(
+        "can't have UDP port {number}: two tunnels need two ports (listen_port), and no other program may have it (`ss -ulpn \
+         sport = :{number}` shows which does)"
+    );
+    anyhow::Error::new(error).context(what)
 }

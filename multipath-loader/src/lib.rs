@@ -4,11 +4,13 @@
 //! but `multipath-common` and `config`; only `dataplane` touches aya, only `underlay` touches netlink.
 
 pub mod cli;
+pub mod clock;
 pub mod commands;
 pub mod config;
 pub mod control;
 pub mod daemon;
 pub mod dataplane;
 pub mod observe;
+pub mod privileges;
 pub mod protocol;
 pub mod underlay;

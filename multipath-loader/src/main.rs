@@ -1,6 +1,7 @@
 //! `mpvpn`: parses the command line and runs the command.
 
 use std::{
+    alloc::System,
     error::Error,
     io::{self, IsTerminal},
     process::ExitCode,
@@ -9,8 +10,14 @@ use std::{
 use clap::Parser;
 use multipath_loader::{cli::Cli, commands};
 use tracing_subscriber::EnvFilter;
+use zeroizing_alloc::ZeroAlloc;
 
-#[tokio::main]
+/// Memory is zeroed when it is given back: snow keeps what session keys are derived from in plain structs.
+#[global_allocator]
+static ALLOCATOR: ZeroAlloc<System> = ZeroAlloc(System);
+
+// One thread: capabilities are each thread's own, and the data plane has the other CPUs.
+#[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     let cli = Cli::parse();
     start_tracing(cli.global.verbose);

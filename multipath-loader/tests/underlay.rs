@@ -4,8 +4,9 @@
 use std::{
     future::Future,
     io::Write,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr, UdpSocket},
     process::Command,
+    sync::mpsc,
     thread,
     time::{Duration, Instant},
 };
@@ -13,12 +14,12 @@ use std::{
 use futures::StreamExt;
 use ipnet::IpNet;
 use multipath_loader::underlay::{
-    Change, Changes, LinkLayer, Offloads, Route, TunnelDevice, Underlay, UnderlayError, driver, features, native_xdp,
-    set_offloads,
+    Change, Changes, DatagramRoute, LinkLayer, Offloads, Port, Route, TunnelDevice, Underlay, UnderlayError, driver,
+    features, native_xdp, set_offloads,
 };
 use nix::{
     sched::{CloneFlags, unshare},
-    unistd::Uid,
+    unistd::{Uid, gettid},
 };
 
 /// Runs `test` in a new network namespace with its loopback up.
@@ -462,5 +463,115 @@ fn an_overrun_is_told_and_the_stream_goes_on() {
         expect(&mut changes, start, |change| (*change == Change::Anything).then_some(())).await;
         underlay.set_addresses(&device, &nets(&["10.99.0.1/24"])).await.unwrap();
         expect(&mut changes, start, |change| matches!(change, Change::Address(_)).then_some(())).await;
+    });
+}
+
+/// In a namespace of its own: takes the interface `u0-far`, is the host behind it, and sends back what comes.
+fn echo(sockets: [&'static str; 2]) -> impl FnOnce() {
+    let (ready, is_ready) = mpsc::channel();
+    let (moved, is_moved) = mpsc::channel::<()>();
+    thread::spawn(move || {
+        unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace");
+        ready.send(gettid()).expect("the test waits");
+        is_moved.recv().expect("the test goes on");
+        for words in [
+            "link set lo up",
+            "link set u0-far up",
+            "addr add 192.0.2.2/24 dev u0-far",
+            "addr add 2001:db8::2/64 dev u0-far nodad",
+            "addr add 198.51.100.9/32 dev lo",
+            "addr add 2001:db8:9::9/128 dev lo",
+        ] {
+            ip(words);
+        }
+        for address in sockets {
+            let socket = UdpSocket::bind(address).expect("a socket");
+            thread::spawn(move || {
+                let mut bytes = [0; 100];
+                while let Ok((length, from)) = socket.recv_from(&mut bytes) {
+                    let _ = socket.send_to(&bytes[..length], from);
+                }
+            });
+        }
+        ready.send(gettid()).expect("the test waits");
+        // The namespace is there as long as its threads.
+        thread::sleep(Duration::from_mins(1));
+    });
+    let host = is_ready.recv().expect("the host");
+    move || {
+        ip(&format!("link set u0-far netns {host}"));
+        moved.send(()).expect("the host waits");
+        is_ready.recv().expect("the host is ready");
+    }
+}
+
+#[test]
+fn datagrams_leave_by_their_uplink_whatever_the_routes_say() {
+    in_namespace(|| async {
+        let underlay = Underlay::open().unwrap();
+        let join = echo(["198.51.100.9:7000", "[2001:db8:9::9]:7000"]);
+        // Two addresses: the second is the source only if somebody says so.
+        let u0 = ethernet(&underlay, "u0", &["192.0.2.1/24", "192.0.2.7/24", "2001:db8::1/64", "2001:db8::7/64"]).await;
+        let mp0 = ethernet(&underlay, "mp0", &["10.99.0.1/24", "fd99::1/64"]).await;
+        join();
+        for words in [
+            "route add default via 192.0.2.2",
+            "route add default via 2001:db8::2",
+            "route add 0.0.0.0/1 dev mp0",
+            "route add 128.0.0.0/1 dev mp0",
+            "route add ::/1 dev mp0",
+            "route add 8000::/1 dev mp0",
+        ] {
+            ip(words);
+        }
+        let mut port = Port::take(5182).unwrap();
+        assert_eq!(Port::take(5182).err().map(|error| error.kind()), Some(std::io::ErrorKind::AddrInUse));
+        assert!(UdpSocket::bind("0.0.0.0:5182").is_err() && UdpSocket::bind("[::]:5182").is_err());
+        let route = |local: &str, remote: &str| DatagramRoute {
+            ifindex: u0,
+            local: addr(local),
+            remote: remote.parse::<SocketAddr>().unwrap(),
+        };
+        let v4 = route("192.0.2.7", "198.51.100.9:7000");
+        assert!(port.send(&v4, b"early").is_err(), "there are no sockets at the uplink yet");
+        for name in ["u0", "mp0"] {
+            port.add_uplink(&underlay.link(name).await.unwrap().unwrap()).unwrap();
+        }
+        for (route, text) in [(v4, "over IPv4"), (route("2001:db8::7", "[2001:db8:9::9]:7000"), "over IPv6")] {
+            port.send(&route, text.as_bytes()).unwrap();
+            let datagrams =
+                tokio::time::timeout(Duration::from_secs(5), port.receive()).await.expect("an answer in five seconds");
+            let [datagram] = &datagrams[..] else { panic!("{datagrams:?}") };
+            assert_eq!((datagram.route, &datagram.bytes[..]), (route, text.as_bytes()));
+        }
+        // An uplink that is gone takes its sockets with it, and the port stays.
+        port.remove_uplink(u0);
+        port.remove_uplink(mp0);
+        assert!(port.send(&v4, b"late").is_err());
+        assert!(UdpSocket::bind("0.0.0.0:5182").is_err());
+        drop(port);
+        assert!(UdpSocket::bind("0.0.0.0:5182").is_ok());
+    });
+}
+
+#[test]
+fn a_flood_comes_in_turns() {
+    in_namespace(|| async {
+        let underlay = Underlay::open().unwrap();
+        let mut port = Port::take(5182).unwrap();
+        port.add_uplink(&underlay.link("lo").await.unwrap().unwrap()).unwrap();
+        let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
+        for number in 0..200_u8 {
+            sender.send_to(&[number], "127.0.0.1:5182").unwrap();
+        }
+        // Longer than anything of ours: nobody hears of it.
+        sender.send_to(&[0; 600], "127.0.0.1:5182").unwrap();
+        let mut turns = Vec::new();
+        while turns.iter().map(Vec::len).sum::<usize>() < 200 {
+            let turn = tokio::time::timeout(Duration::from_secs(5), port.receive()).await.expect("datagrams");
+            turns.push(turn.iter().map(|datagram| datagram.bytes[0]).collect::<Vec<u8>>());
+        }
+        assert!(turns.len() >= 4 && turns.iter().all(|turn| turn.len() <= 64), "{turns:?}");
+        assert_eq!(turns.concat(), (0..200).collect::<Vec<u8>>());
     });
 }

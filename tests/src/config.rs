@@ -45,6 +45,9 @@ pub struct TunnelSection {
     /// `auto` or `off`; absent: the default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub routes: Option<String>,
+    /// `auto` or `off`; absent: the default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub spread: Option<String>,
 }
 
 /// A section `[[uplink]]`.
@@ -77,8 +80,12 @@ pub struct PeerSection {
     pub endpoints: Vec<EndpointEntry>,
     /// Inner prefixes behind it.
     pub allowed_ips: Vec<String>,
-    /// Cipher; only `none` is there yet.
-    pub cipher: String,
+    /// `chacha20-poly1305`, `auth` or `none`; absent: the default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cipher: Option<String>,
+    /// File with the preshared key; absent: there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub preshared_key_file: Option<String>,
 }
 
 /// An endpoint of a peer.
@@ -117,6 +124,7 @@ impl TunnelConfig {
                 address: inner_addresses(number, own).map(|(address, prefix, _)| format!("{address}/{prefix}")).into(),
                 mtu: None,
                 routes: None,
+                spread: None,
             },
             uplinks: uplinks.map(|end| UplinkSection::automatic(&end.interface)).collect(),
             peers: peers.map(|peer| PeerSection::between(number, own, peer, connections)).collect(),
@@ -153,7 +161,8 @@ impl PeerSection {
             public_key: STANDARD.encode(PublicKey::from(&StaticSecret::from(private_key(number, peer)))),
             endpoints: endpoints.collect(),
             allowed_ips,
-            cipher: "none".to_owned(),
+            cipher: None,
+            preshared_key_file: None,
         }
     }
 }

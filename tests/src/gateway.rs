@@ -1,8 +1,10 @@
 //! A gateway with the host behind it, and `mpvpn` run on it.
 
 use std::ffi::OsStr;
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
+use std::io::Write as _;
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -11,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::Signal;
+use serde::Deserialize;
 
 use crate::config::TunnelConfig;
 use crate::device::{Interface, Mac};
@@ -18,10 +21,12 @@ use crate::lab::Lab;
 use crate::namespace::Namespace;
 use crate::process::{self, Output, Process};
 
-/// The word that `mpvpn up` writes to its log when the tunnel carries packets.
+/// The word that `mpvpn up` prints after the tunnel's name when the tunnel carries packets.
 pub const READY: &str = "ready";
 /// How long a daemon may take until it is ready.
 pub const READY_PATIENCE: Duration = Duration::from_secs(20);
+/// How long the first handshakes may take once the daemons of both ends are ready.
+pub const SESSION_PATIENCE: Duration = Duration::from_secs(10);
 /// How long a command of `mpvpn` may take.
 pub const COMMAND_PATIENCE: Duration = Duration::from_secs(30);
 
@@ -116,11 +121,83 @@ impl Gateway {
         &self.bpffs
     }
 
-    /// Writes `<directory>/<tunnel>.toml` and returns its path.
+    /// Writes `<directory>/<tunnel>.toml`, for nobody else to read, and returns its path.
     pub fn write_config(&self, config: &TunnelConfig) -> Result<PathBuf> {
         let path = self.directory.join(format!("{}.toml", config.name));
-        fs::write(&path, config.to_toml()?).with_context(|| format!("cannot write {}", path.display()))?;
+        self.write_secret(&path, &config.to_toml()?)?;
         Ok(path)
+    }
+
+    /// Writes a file that nobody else can read.
+    pub fn write_secret(&self, path: &Path, text: &str) -> Result<()> {
+        let write = || -> std::io::Result<()> {
+            let mut file = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(path)?;
+            file.write_all(text.as_bytes())
+        };
+        write().with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    /// The sessions of a tunnel; `None` for a peer that has none.
+    ///
+    /// # Errors
+    /// There is no such tunnel.
+    pub fn sessions(&self, tunnel: &str) -> Result<Vec<Option<Session>>> {
+        #[derive(Deserialize)]
+        struct Document {
+            tunnels: Vec<Tunnel>,
+        }
+        #[derive(Deserialize)]
+        struct Tunnel {
+            peers: Vec<Peer>,
+        }
+        #[derive(Deserialize)]
+        struct Peer {
+            session: Option<Session>,
+        }
+        let output = self.mpvpn(&["status", tunnel, "--json"])?;
+        let document: Document = serde_json::from_str(output.success()?).context("`mpvpn status --json`")?;
+        let tunnel = document.tunnels.into_iter().next().context("there is no tunnel in the status")?;
+        Ok(tunnel.peers.into_iter().map(|peer| peer.session).collect())
+    }
+
+    /// Waits until a tunnel has a session with each of its peers: the daemons of both ends must run.
+    ///
+    /// # Errors
+    /// It has none within [`SESSION_PATIENCE`], or there is no such tunnel.
+    pub fn wait_for_sessions(&self, tunnel: &str) -> Result<()> {
+        self.wait_until(tunnel, "has no session with one of its peers", |own| Ok(own.iter().all(Option::is_some)))
+    }
+
+    /// Waits until a tunnel's packets to another gateway, and those from there, are sealed with one session: one end may
+    /// have an older one that the other has forgotten.
+    ///
+    /// # Errors
+    /// As [`Gateway::wait_for_sessions`].
+    pub fn wait_for_session_with(&self, other: &Self, tunnel: &str) -> Result<()> {
+        self.wait_until(tunnel, &format!("has no session in common with {}", other.name), |own| {
+            let theirs = other.sessions(tunnel)?;
+            let is_shared = |own: &Session| theirs.iter().flatten().any(|their| their.is_other_end_of(*own));
+            Ok(own.iter().flatten().any(is_shared))
+        })
+    }
+
+    fn wait_until(
+        &self,
+        tunnel: &str,
+        complaint: &str,
+        mut is_so: impl FnMut(&[Option<Session>]) -> Result<bool>,
+    ) -> Result<()> {
+        let start = Instant::now();
+        loop {
+            let sessions = self.sessions(tunnel)?;
+            if is_so(&sessions)? {
+                return Ok(());
+            }
+            if start.elapsed() > SESSION_PATIENCE {
+                bail!("{tunnel} of gateway {} {complaint} after {SESSION_PATIENCE:?}: {sessions:?}", self.name);
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// Runs `mpvpn --bpffs <the gateway's> <arguments>` on the gateway, to its end.
@@ -176,6 +253,21 @@ impl Gateway {
 
     fn lan_v6(&self, last: u8) -> Ipv6Addr {
         Ipv6Addr::new(0xfd98, self.number.into(), 0, 0, 0, 0, 0, last.into())
+    }
+}
+
+/// What a gateway's packets to a peer are sealed with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub struct Session {
+    /// Its own receiver index.
+    pub index: u32,
+    /// The peer's receiver index.
+    pub remote_index: u32,
+}
+
+impl Session {
+    fn is_other_end_of(self, other: Self) -> bool {
+        (self.index, self.remote_index) == (other.remote_index, other.index)
     }
 }
 
@@ -237,7 +329,8 @@ impl Daemon {
         let start = Instant::now();
         loop {
             let is_running = self.process.is_running();
-            if self.log().split(|letter: char| !letter.is_alphanumeric()).any(|word| word == READY) {
+            // After the tunnel's name and nothing else: log lines may have the word too.
+            if self.log().lines().any(|line| line.split_whitespace().skip(1).eq([READY])) {
                 self.ready_after = start.elapsed();
                 return Ok(());
             }

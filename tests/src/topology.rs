@@ -244,6 +244,14 @@ impl Topology {
         self.connections.get(number).with_context(|| format!("there is no link {number}"))?.link()
     }
 
+    /// Waits until the packets of a tunnel are sealed with one session both ways.
+    ///
+    /// # Errors
+    /// As [`Gateway::wait_for_sessions`].
+    pub fn wait_for_session(&self, tunnel: &str) -> Result<()> {
+        self.a.wait_for_session_with(&self.b, tunnel)
+    }
+
     /// Configurations of tunnel `number` for `a` and `b`; see [`TunnelConfig::mesh`].
     pub fn tunnel_configs(&self, number: u8) -> [TunnelConfig; 2] {
         let [a, b] =

@@ -8,8 +8,8 @@ use std::{env, fs};
 
 use anyhow::{Context, Result, ensure};
 use multipath_common::maps::{
-    Address, Capacity, DropKey, DropStats, Flow, FlowKey, Origin, OriginKey, PINNED, PartKey, Path, PathSettings,
-    PathStats, Peer, Session, Source, StoredPart, Traffic, Tunnel, bpf_spin_lock,
+    Address, Capacity, DropKey, DropStats, Flow, FlowKey, Lane, Origin, OriginKey, PINNED, PartKey, Path, PathSettings,
+    PathStats, Peer, Session, SessionKeys, Source, StoredPart, Traffic, Tunnel, bpf_spin_lock,
 };
 use multipath_common::window::Window;
 use multipath_loader::dataplane::LoadedPrograms;
@@ -45,15 +45,21 @@ macro_rules! layouts {
 fn layouts() -> BTreeMap<&'static str, Layout> {
     layouts! {
         Tunnel { device_ifindex, port_ifindex, mtu, listen_port, device_mac, name }
-        Peer { session, path_set, name, public_key }
+        Peer { session, path_set, cipher, attempts, trouble, credentials, handshake_ns, name, public_key }
         bpf_spin_lock { val }
         Window { next, seen }
-        Session { peer, remote_index, expires_ns, next_counter, cipher, lock, window }
+        Session {
+            index, remote_index, peer, cipher, expires_ns, next_counter, lock, is_initiator, window
+        }
+        SessionKeys { send, receive }
         Path {
             state, ifindex, inner_mtu, family, next_hop_family, local_port, remote_port, local, remote, next_hop, uplink,
             endpoint, learned
         }
         PathSettings { weight, rate_kbps }
+        Lane {
+            handed, last_ns, least, cpu, window, current, previous, reserved, done, reserved_done
+        }
         Traffic { packets, bytes, last_seen_ns }
         PathStats { egress, ingress }
         DropKey { reason, ifindex, path }
@@ -69,14 +75,15 @@ fn layouts() -> BTreeMap<&'static str, Layout> {
     }
 }
 
-/// Key and value of each map, as the table in `multipath_common::maps` says. `origin_events` has neither.
-const MAPS: [(&str, &str, &str); 17] = [
+/// Key and value of each map, as the table in `multipath_common::maps` says. The ring buffers have neither.
+const MAPS: [(&str, &str, &str); 20] = [
     ("tunnel", "u32", "Tunnel"),
     ("generation", "u32", "u64"),
     ("allowed_ips", "Key", "u32"),
     ("local_addresses", "Address", "u32"),
     ("peers", "u32", "Peer"),
     ("sessions", "u32", "Session"),
+    ("session_keys", "u32", "SessionKeys"),
     ("paths", "u32", "Path"),
     ("path_automatic", "u32", "PathSettings"),
     ("path_operator", "u32", "PathSettings"),
@@ -88,6 +95,8 @@ const MAPS: [(&str, &str, &str); 17] = [
     ("origins", "OriginKey", "Origin"),
     ("part_store", "PartKey", "StoredPart"),
     ("part_scratch", "u32", "StoredPart"),
+    ("spreading", "u32", "u32"),
+    ("lanes", "u32", "Lane"),
 ];
 
 /// A type as `bpftool btf dump --json` prints it.
@@ -215,7 +224,7 @@ fn object() -> PathBuf {
 
 #[test]
 fn every_map_has_the_types_of_the_loader() -> Result<()> {
-    let mut named: Vec<&str> = MAPS.iter().map(|(map, ..)| *map).chain(["origin_events"]).collect();
+    let mut named: Vec<&str> = MAPS.iter().map(|(map, ..)| *map).chain(["origin_events", "control_events"]).collect();
     let mut pinned = PINNED.map(|(name, _)| name).to_vec();
     named.sort_unstable();
     pinned.sort_unstable();

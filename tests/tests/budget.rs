@@ -1,5 +1,5 @@
-//! The kernel's verifier walks a bounded number of instructions, and a careless line can double its walk. Each program of the
-//! object therefore has a committed budget. `cargo xtask budget --update` writes it anew.
+//! The kernel's verifier walks a bounded number of instructions, and a careless line can double its walk. Each program
+//! of the object therefore has a committed budget. `cargo xtask budget --update` writes it anew.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

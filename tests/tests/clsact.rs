@@ -31,6 +31,7 @@ fn filters_carry_the_tunnel_are_replaced_and_removed() -> Result<()> {
     let file_b = topology.b.write_config(&at_b)?;
     let mut daemon_a = topology.a.daemon_with(&file_a, CLSACT)?;
     let mut daemon_b = topology.b.daemon_with(&file_b, CLSACT)?;
+    topology.wait_for_session("mp0")?;
     let ping = Ping::to(topology.b.host_v4()).run(topology.ha())?;
     ensure!(ping.received == ping.sent, "{ping:?}");
     for interface in ["up0", "up1", "mp0-port"] {

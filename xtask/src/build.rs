@@ -29,9 +29,11 @@ pub(crate) fn object(workspace: &Workspace, toolchain: &Toolchain) -> Result<()>
     for_bpf(cargo.arg("build"), workspace, &toolchain.linker);
     run(&mut cargo).context("the eBPF crate does not build")?;
 
-    let built = workspace.target().join("bpf-build").join(TARGET).join("release/multipath");
+    let built = workspace.target().join("bpf-build").join(TARGET).join("release");
     let object = workspace.bpf_object();
-    let verdict = if copy_changed(&built, &object)? { "new" } else { "unchanged" };
+    let verdict = if copy_changed(&built.join("multipath"), &object)? { "new" } else { "unchanged" };
+    // What tests and measures the AEAD alone stands beside it.
+    copy_changed(&built.join("aead"), &object.with_file_name("aead.o"))?;
     eprintln!("eBPF object {} in {}: {}", verdict, duration(started.elapsed()), object.display());
     Ok(())
 }

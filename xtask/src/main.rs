@@ -1,10 +1,12 @@
 //! Developer tasks of the repository, called as `cargo xtask TASK`.
 
 mod bench;
+mod boringtun;
 mod budget;
 mod build;
 mod command;
 mod demo;
+mod fuzz;
 mod kernel;
 mod leftovers;
 mod linker;
@@ -43,6 +45,8 @@ enum Task {
     Demo(demo::Options),
     /// Run every check: format, lints, documentation, host tests, lab tests
     Test(test::Options),
+    /// Fuzz every parser that sees bytes from the network or a user's file
+    Fuzz(fuzz::Options),
     /// Measure: see `docs/measurements.md`
     #[command(subcommand)]
     Bench(bench::Benchmark),
@@ -71,6 +75,7 @@ fn run(task: Task) -> anyhow::Result<()> {
         Task::Build { release } => build::all(&workspace, Profile::from_release(release)),
         Task::Demo(options) => demo::run(&workspace, &options),
         Task::Test(options) => test::run(&workspace, &options),
+        Task::Fuzz(options) => fuzz::run(&workspace, &options),
         Task::Bench(benchmark) => bench::run(&workspace, &benchmark),
         Task::Budget { update } => budget::check(&workspace, update),
     }

@@ -23,16 +23,28 @@ const PROGRAMS: [(&str, &str); 12] = [
     ("unshare", "util-linux"),
 ];
 
+/// Programs that measurements beside others call: what the tunnel is compared with.
+const MEASURED_BESIDE: [(&str, &str); 2] = [("openssl", "openssl"), ("openvpn", "openvpn")];
+
 /// Installs the packages of missing programs.
 pub(crate) fn programs() -> Result<()> {
-    let step = Step::start("programs");
-    let packages = missing();
+    provide("programs", &PROGRAMS)
+}
+
+/// Installs the packages of missing programs that are measured beside the tunnel.
+pub(crate) fn measured_beside() -> Result<()> {
+    provide("programs to compare with", &MEASURED_BESIDE)
+}
+
+fn provide(name: &'static str, programs: &[(&str, &'static str)]) -> Result<()> {
+    let step = Step::start(name);
+    let packages = missing(programs);
     if packages.is_empty() {
-        step.done(&format!("all {} there", PROGRAMS.len()));
+        step.done(&format!("all {} there", programs.len()));
         return Ok(());
     }
     install(&packages, &step)?;
-    let still_missing = missing();
+    let still_missing = missing(programs);
     if !still_missing.is_empty() {
         bail!("installed, but their programs are not in PATH: {}", still_missing.join(" "));
     }
@@ -40,8 +52,8 @@ pub(crate) fn programs() -> Result<()> {
     Ok(())
 }
 
-fn missing() -> Vec<&'static str> {
-    PROGRAMS.iter().filter(|(program, _)| find_program(program).is_none()).map(|(_, package)| *package).collect()
+fn missing(programs: &[(&str, &'static str)]) -> Vec<&'static str> {
+    programs.iter().filter(|(program, _)| find_program(program).is_none()).map(|(_, package)| *package).collect()
 }
 
 /// Installs Debian packages. The error of a machine without apt names them.

@@ -8,7 +8,7 @@ use anyhow::{Result, bail};
 use crate::command::{is_root, run as execute};
 use crate::progress::duration;
 use crate::workspace::{Profile, Workspace};
-use crate::{build, leftovers, setup};
+use crate::{build, fuzz, leftovers, setup};
 
 /// What to test.
 #[derive(clap::Args)]
@@ -31,7 +31,10 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     }
 
     if options.filter.is_none() {
-        report.check("format", || execute(workspace.cargo().args(["fmt", "--all", "--check"])));
+        report.check("format", || {
+            execute(workspace.cargo().args(["fmt", "--all", "--check"]))?;
+            execute(workspace.cargo().args(["fmt", "--check", "--manifest-path", fuzz::MANIFEST]))
+        });
         report.check("lints", || {
             let mut clippy = workspace.cargo();
             clippy.args(["clippy", "--workspace", "--exclude", "multipath-ebpf", "--all-targets"]);
@@ -43,6 +46,11 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
             // The host's clippy has linted the shared crate.
             execute(clippy.args(["--no-deps", "--", "-D", "warnings"]))
         });
+        report.check("lints of the fuzz targets", || {
+            let mut clippy = workspace.cargo();
+            clippy.args(["clippy", "--manifest-path", fuzz::MANIFEST, "--target-dir"]).arg(workspace.target());
+            execute(clippy.args(["--", "-D", "warnings"]))
+        });
         report.check("documentation", || {
             let mut doc = workspace.cargo();
             doc.args(["doc", "--workspace", "--exclude", "multipath-ebpf", "--no-deps"]);
@@ -50,6 +58,9 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
         });
     }
 
+    if options.filter.is_none() {
+        report.check("fuzzing, for some seconds", || fuzz::smoke(workspace));
+    }
     let filter = options.filter.as_deref();
     report.check("host tests", || {
         let mut tests = workspace.cargo();

@@ -16,6 +16,11 @@ use crate::config::SecretKey;
 /// There are no random numbers, or stdout is closed.
 pub fn genkey() -> anyhow::Result<()> {
     let key = SecretKey::generate().context("the kernel gives no random numbers")?;
+    print(&key.to_base64())
+}
+
+/// Prints a key, and warns if it goes into a file that others can read.
+pub(super) fn print(key: &str) -> anyhow::Result<()> {
     let stdout = io::stdout();
     if let Ok(stat) = fstat(&stdout)
         && SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT == SFlag::S_IFREG
@@ -23,5 +28,5 @@ pub fn genkey() -> anyhow::Result<()> {
     {
         eprintln!("warning: others can read the file that the key is written to: chmod 600 it");
     }
-    writeln!(stdout.lock(), "{}", *key.to_base64()).context("can't print the key")
+    writeln!(stdout.lock(), "{key}").context("can't print the key")
 }

@@ -4,6 +4,7 @@ pub mod completions;
 pub mod doctor;
 pub mod down;
 pub mod genkey;
+pub mod genpsk;
 pub mod path;
 pub mod pubkey;
 pub mod status;
@@ -23,6 +24,7 @@ pub async fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Path(Path::List(args)) => path::list(args, &cli.global).await,
         Command::Path(Path::Set(args)) => path::set(args, &cli.global).await,
         Command::Genkey => genkey::genkey(),
+        Command::Genpsk => genpsk::genpsk(),
         Command::Pubkey => pubkey::pubkey(),
         Command::Doctor(args) => doctor::doctor(args, &cli.global).await,
         Command::Completions(args) => completions::completions(args),

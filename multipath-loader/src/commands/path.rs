@@ -70,7 +70,7 @@ fn only_tunnel(bpffs: &Path, name: Option<&str>) -> Result<String> {
     if let Some(name) = name {
         return Ok(name.to_owned());
     }
-    let mut names = tunnels(bpffs);
+    let mut names = tunnels(bpffs)?;
     match names.len() {
         0 => bail!("no tunnel is up"),
         1 => Ok(names.remove(0)),

@@ -9,13 +9,13 @@ use tracing::warn;
 use crate::{
     cli::{Global, Status},
     dataplane::{Pins, tunnels},
-    observe::{DropStatus, TrafficStatus, TunnelStatus, collect},
+    observe::{DropStatus, PeerStatus, TrafficStatus, TunnelStatus, collect},
 };
 
 /// Runs `mpvpn status`.
 #[expect(clippy::unused_async, reason = "commands share one signature")]
 pub async fn status(args: &Status, global: &Global) -> Result<()> {
-    let names = args.name.clone().map_or_else(|| tunnels(&global.bpffs), |name| vec![name]);
+    let names = args.name.clone().map_or_else(|| tunnels(&global.bpffs), |name| Ok(vec![name]))?;
     let mut found = Vec::new();
     for name in &names {
         match collect(&Pins::new(&global.bpffs, name)) {
@@ -42,20 +42,56 @@ pub async fn status(args: &Status, global: &Global) -> Result<()> {
 
 fn print(out: &mut impl Write, tunnel: &TunnelStatus) -> Result<()> {
     writeln!(out, "tunnel: {}", tunnel.name)?;
-    writeln!(out, "  daemon: {}", if tunnel.daemon { "running" } else { "not running (the kernel forwards on)" })?;
+    writeln!(
+        out,
+        "  daemon: {}",
+        if tunnel.daemon { "running" } else { "not running (the kernel forwards on until the sessions end)" }
+    )?;
     writeln!(out, "  listening port: {}", tunnel.listen_port)?;
     writeln!(out, "  mtu: {}", tunnel.mtu)?;
     writeln!(out, "  maps: {}", tunnel.maps)?;
     for peer in &tunnel.peers {
         writeln!(out, "\npeer: {}", peer.name)?;
         writeln!(out, "  public key: {}", peer.public_key)?;
-        writeln!(out, "  cipher: {} (NOT ENCRYPTED)", peer.cipher)?;
+        writeln!(out, "  cipher: {}{}", peer.cipher, cipher_mark(peer.cipher))?;
+        writeln!(out, "  session: {}", session(peer))?;
+        if let Some(trouble) = peer.trouble {
+            writeln!(out, "  WARNING: no handshake gets through: {trouble}")?;
+        }
         writeln!(out, "{}", path_table(&peer.paths))?;
     }
     if !tunnel.drops.is_empty() {
         writeln!(out, "\ndropped:\n{}", drop_table(&tunnel.drops))?;
     }
     Ok(())
+}
+
+/// What nobody should overlook about a cipher.
+fn cipher_mark(cipher: &str) -> &'static str {
+    match cipher {
+        "none" => " (NOT ENCRYPTED, NOT AUTHENTICATED: anybody on the way can read and forge)",
+        "auth" => " (NOT ENCRYPTED: anybody on the way can read)",
+        _ => "",
+    }
+}
+
+/// A peer's session in a line.
+fn session(peer: &PeerStatus) -> String {
+    let attempts = match peer.handshake_attempts {
+        0 => String::new(),
+        1 => ", a handshake is on its way".to_owned(),
+        attempts => format!(", {attempts} handshakes without an answer"),
+    };
+    match &peer.session {
+        Some(session) if session.expires_seconds > 0.0 => {
+            format!(
+                "up, {}, last handshake {:.0} s ago, ends in {:.0} s{attempts}",
+                session.cipher, session.handshake_seconds, session.expires_seconds
+            )
+        }
+        Some(_) => format!("ENDED{attempts}"),
+        None => format!("none{attempts}"),
+    }
 }
 
 /// The table of paths that `status` and `path list` print.

@@ -1,33 +1,34 @@
 //! The file format: its keys, their defaults, and what must hold among them.
 
-use std::{
-    collections::HashMap,
-    fs,
-    hash::Hash,
-    io::{self, Read},
-    os::unix::fs::MetadataExt,
-    path::Path,
-};
+use std::{collections::HashMap, fs::Metadata, hash::Hash, path::Path, str::FromStr};
 
+use multipath_common::maps::MAX_PEERS;
 use toml::de::DeTable;
-use zeroize::Zeroizing;
 
 use super::{
-    Cipher, Config, DEFAULT_PORT, Diagnostic, Endpoint, MAX_PATHS, MTU_MAX, MTU_MIN, Peer, PublicKey, Routes,
-    SecretKey, Tunnel, Uplink, WEIGHT_MAX, WEIGHT_MIN, Xdp, check_interface_name, check_name, check_tunnel_name,
+    Cipher, Config, DEFAULT_PORT, Diagnostic, Endpoint, KeyError, MAX_PATHS, MTU_MAX, MTU_MIN, Peer, PresharedKey,
+    PublicKey, Routes, SecretKey, Spread, Tunnel, Uplink, WEIGHT_MAX, WEIGHT_MIN, Xdp, check_interface_name,
+    check_name, check_tunnel_name,
     diagnostic::Report,
     prefix,
     reader::{Section, Value},
+    secret_file,
 };
 
 const A_KEY: &str = "32 bytes in base64, as `mpvpn genkey` and `mpvpn pubkey` print them";
 const A_SECRET: &str = "private_key_file = \"FILE\" or private_key = \"BASE64\" (`mpvpn genkey` makes one)";
-const A_CIPHER: &str = "cipher = \"none\", written out: this version builds no other. It protects nothing: \
-                        whoever is on the way can read, change and forge the packets";
+const A_PRESHARED: &str = "32 bytes in base64, as `mpvpn genpsk` prints them";
 const AN_ENDPOINT: &str = "\"ADDRESS:PORT\" or { address = \"ADDRESS:PORT\", uplinks = [\"NAME\"] }";
 
+/// What the sections are read with.
+struct File<'a> {
+    path: &'a Path,
+    /// Whose the file is and who can read it, if it was read from one.
+    metadata: Option<&'a Metadata>,
+}
+
 /// Checks the file's `text`.
-pub(super) fn decode(text: &str, path: &Path) -> Result<Config, Vec<Diagnostic>> {
+pub(super) fn decode(text: &str, path: &Path, metadata: Option<&Metadata>) -> Result<Config, Vec<Diagnostic>> {
     let mut report = Report::new(path, text);
     let (document, mut errors) = DeTable::parse_recoverable(text);
     errors.sort_by_key(|error| error.span().unwrap_or_default().start);
@@ -46,11 +47,12 @@ pub(super) fn decode(text: &str, path: &Path) -> Result<Config, Vec<Diagnostic>>
         return Err(report.finish());
     }
 
+    let file = File { path, metadata };
     let mut root = Section::root(&document);
     let tunnel = root.required("tunnel", "a table [tunnel]", &mut report);
     let tunnel = tunnel.and_then(|value| value.table("a table [tunnel]", &mut report));
     let name = tunnel_name(path, &mut report);
-    let tunnel = tunnel.and_then(|section| decode_tunnel(section, name.clone(), path, &mut report));
+    let tunnel = tunnel.and_then(|section| decode_tunnel(section, name.clone(), &file, &mut report));
 
     let sections = tables(&mut root, "uplink", &mut report);
     let mut names = Unique::default();
@@ -70,8 +72,13 @@ pub(super) fn decode(text: &str, path: &Path) -> Result<Config, Vec<Diagnostic>>
         Seen { uplinks: &uplink_names, names: Unique::default(), keys: Unique::default(), prefixes: Unique::default() };
     let own = tunnel.as_ref().map(|tunnel| tunnel.private_key.public());
     let mut peers = Vec::new();
-    for mut section in tables(&mut root, "peer", &mut report) {
-        let peer = decode_peer(&mut section, own, &mut seen, &mut report);
+    let sections = tables(&mut root, "peer", &mut report);
+    if let Some(first) = sections.get(MAX_PEERS) {
+        let expected = format!("at most {MAX_PEERS} peers of one tunnel");
+        report.add(first.span(), Some("peer"), format!("{} peers", sections.len()), expected);
+    }
+    for mut section in sections {
+        let peer = decode_peer(&mut section, own, path, &mut seen, &mut report);
         section.finish(&mut report);
         peers.extend(peer);
     }
@@ -135,8 +142,8 @@ fn tables<'a>(root: &mut Section<'a>, key: &'static str, report: &mut Report) ->
     elements.iter().filter_map(|element| element.table(&format!("a table [[{key}]]"), report)).collect()
 }
 
-fn decode_tunnel(mut section: Section, name: Option<String>, path: &Path, report: &mut Report) -> Option<Tunnel> {
-    let private_key = decode_secret(&mut section, path, report);
+fn decode_tunnel(mut section: Section, name: Option<String>, file: &File, report: &mut Report) -> Option<Tunnel> {
+    let private_key = decode_secret(&mut section, file, report);
     let listen_port = match section.optional("listen_port") {
         Some(value) => value.number(&(1..=u32::from(u16::MAX)), report).map(|port| port as u16),
         None => Some(DEFAULT_PORT),
@@ -156,11 +163,23 @@ fn decode_tunnel(mut section: Section, name: Option<String>, path: &Path, report
         Some(value) => value.choice(&[("auto", Routes::Auto), ("off", Routes::Off)], report),
         None => Some(Routes::default()),
     };
+    let spread = match section.optional("spread") {
+        Some(value) => value.choice(&[("auto", Spread::Auto), ("off", Spread::Off)], report),
+        None => Some(Spread::default()),
+    };
     section.finish(report);
-    Some(Tunnel { name: name?, private_key: private_key?, listen_port: listen_port?, addresses, mtu, routes: routes? })
+    Some(Tunnel {
+        name: name?,
+        private_key: private_key?,
+        listen_port: listen_port?,
+        addresses,
+        mtu,
+        routes: routes?,
+        spread: spread?,
+    })
 }
 
-fn decode_secret(section: &mut Section, path: &Path, report: &mut Report) -> Option<SecretKey> {
+fn decode_secret(section: &mut Section, file: &File, report: &mut Report) -> Option<SecretKey> {
     match (section.optional("private_key"), section.optional("private_key_file")) {
         (None, None) => {
             section.missing("private_key_file", A_SECRET, report);
@@ -169,14 +188,16 @@ fn decode_secret(section: &mut Section, path: &Path, report: &mut Report) -> Opt
         (Some(_), Some(file)) => file.wrong("either this or private_key, not both", report),
         (Some(value), None) => {
             let found = match value.as_text().map(str::parse) {
-                Some(Ok(key)) => {
-                    if fs::metadata(path).is_ok_and(|metadata| is_shared(&metadata)) {
-                        let name = path.display();
-                        tracing::warn!("others can read the private key in {name}: chmod 600 {name}");
+                Some(Ok(key)) => match file.metadata.map_or(Ok(()), |metadata| secret_file::check(file.path, metadata))
+                {
+                    Ok(()) => return Some(key),
+                    Err(error) => {
+                        let expected = format!("it in a file that is its owner's alone; {error}");
+                        report.add(&value.span, Some(&value.key), "a key", expected);
+                        return None;
                     }
-                    return Some(key);
-                }
-                Some(Err(error)) => super::KeyError::to_string(&error),
+                },
+                Some(Err(error)) => KeyError::to_string(&error),
                 None => "no text".to_owned(),
             };
             // Without the text itself, which may be the key with one letter too many.
@@ -184,48 +205,49 @@ fn decode_secret(section: &mut Section, path: &Path, report: &mut Report) -> Opt
             None
         }
         (None, Some(value)) => {
-            let file = value.text("the name of a file in quotes", report)?;
-            if file.parse::<SecretKey>().is_ok() {
+            if value.as_text().is_some_and(resembles_key) {
                 report.add(&value.span, Some(&value.key), "a key", "the name of a file (private_key takes a key)");
                 return None;
             }
-            let file = path.parent().unwrap_or(Path::new("")).join(file);
-            let key = match read_secret(&file) {
-                Ok(key) => key,
-                Err(error) => return value.wrong(&format!("a file with a private key: {error}"), report),
-            };
-            match key.trim_ascii().parse() {
-                Ok(key) => Some(key),
-                Err(error) => value.wrong(&format!("a file with {A_KEY}; this one has {error}"), report),
-            }
+            decode_key_file(&value, "private key", A_KEY, file.path, report)
         }
     }
 }
 
-/// Reads a private key's file, if nobody but its owner can.
-fn read_secret(file: &Path) -> Result<Zeroizing<String>, String> {
-    let explain = |error: io::Error| format!("{} can't be read ({error})", file.display());
-    let opened = fs::File::open(file).map_err(explain)?;
-    let metadata = opened.metadata().map_err(explain)?;
-    if !metadata.is_file() {
-        return Err(format!("{} is not a regular file", file.display()));
+fn decode_preshared(section: &mut Section, path: &Path, report: &mut Report) -> Option<PresharedKey> {
+    let value = section.optional("preshared_key_file")?;
+    if value.as_text().is_some_and(resembles_key) {
+        report.add(&value.span, Some(&value.key), "a key", "the name of a file with it");
+        return None;
     }
-    if is_shared(&metadata) {
-        return Err(format!(
-            "{name} can be read by others than its owner (mode {mode:03o}): chmod 600 {name}",
-            name = file.display(),
-            mode = metadata.mode() & 0o777,
-        ));
-    }
-    let mut text = Zeroizing::new(String::new());
-    // A key has 44 characters; a file that is much longer is something else.
-    opened.take(1024).read_to_string(&mut text).map_err(explain)?;
-    Ok(text)
+    decode_key_file(&value, "preshared key", A_PRESHARED, path, report)
 }
 
-/// Whether others than the owner may read or write it.
-fn is_shared(metadata: &fs::Metadata) -> bool {
-    metadata.mode() & 0o077 != 0
+/// Whether a text that should name a file is rather a key, perhaps with a letter too many or too few: then it must not
+/// be printed.
+fn resembles_key(text: &str) -> bool {
+    let is_base64 = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'=');
+    (42..=46).contains(&text.len()) && text.bytes().all(is_base64) && !Path::new(text).exists()
+}
+
+/// Reads the key in the file that a value names, beside the configuration's `path`.
+fn decode_key_file<K: FromStr<Err = KeyError>>(
+    value: &Value,
+    what: &str,
+    expected: &str,
+    path: &Path,
+    report: &mut Report,
+) -> Option<K> {
+    let file = value.text("the name of a file in quotes", report)?;
+    let file = path.parent().unwrap_or(Path::new("")).join(file);
+    let key = match secret_file::read(&file) {
+        Ok(key) => key,
+        Err(error) => return value.wrong(&format!("a file with a {what}: {error}"), report),
+    };
+    match key.trim_ascii().parse() {
+        Ok(key) => Some(key),
+        Err(error) => value.wrong(&format!("a file with {expected}; this one has {error}"), report),
+    }
 }
 
 fn decode_name(section: &mut Section, names: &mut Unique<String>, report: &mut Report) -> Option<String> {
@@ -272,17 +294,30 @@ fn decode_interface(
     Some(interface)
 }
 
-fn decode_peer(section: &mut Section, own: Option<PublicKey>, seen: &mut Seen, report: &mut Report) -> Option<Peer> {
+fn decode_peer(
+    section: &mut Section,
+    own: Option<PublicKey>,
+    path: &Path,
+    seen: &mut Seen,
+    report: &mut Report,
+) -> Option<Peer> {
     let name = decode_name(section, &mut seen.names, report);
     let public_key = decode_public(section, own, &mut seen.keys, report);
     let endpoints = decode_endpoints(section, seen.uplinks, report);
     let allowed_ips = decode_prefixes(section, &mut seen.prefixes, report);
-    let cipher = section.required("cipher", A_CIPHER, report);
-    let cipher = cipher.and_then(|value| match value.text(A_CIPHER, report)? {
-        "none" => Some(Cipher::None),
-        _ => value.wrong(A_CIPHER, report),
-    });
-    Some(Peer { name: name?, public_key: public_key?, endpoints, allowed_ips: allowed_ips?, cipher: cipher? })
+    let cipher = match section.optional("cipher") {
+        Some(value) => value.choice(&Cipher::ALL.map(|cipher| (cipher.name(), cipher)), report),
+        None => Some(Cipher::default()),
+    };
+    let preshared_key = decode_preshared(section, path, report);
+    Some(Peer {
+        name: name?,
+        public_key: public_key?,
+        endpoints,
+        allowed_ips: allowed_ips?,
+        cipher: cipher?,
+        preshared_key,
+    })
 }
 
 fn decode_public(

@@ -1,4 +1,5 @@
-//! Static keys of gateways: X25519 (RFC 7748), written in base64 as `wg genkey` writes them.
+//! Keys of gateways: static ones (X25519, RFC 7748) and preshared ones, written in base64 as `wg genkey` and `wg genpsk`
+//! write them.
 
 use std::{fmt, str::FromStr};
 
@@ -8,49 +9,67 @@ use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 /// Bytes of a key.
 const LENGTH: usize = 32;
 
-/// A gateway's private key. Wiped from memory when dropped, never printed by `Debug`.
-#[derive(Clone, Zeroize, ZeroizeOnDrop)]
-pub struct SecretKey([u8; LENGTH]);
+/// Declares a type of 32 secret bytes: wiped from memory when dropped, never printed by `Debug`.
+macro_rules! secret {
+    ($(#[$attr:meta])* $name:ident) => {
+        $(#[$attr])*
+        #[derive(Clone, Zeroize, ZeroizeOnDrop)]
+        pub struct $name([u8; LENGTH]);
+
+        impl $name {
+            /// A new key from the kernel's random numbers.
+            ///
+            /// # Errors
+            /// The kernel has none (an early boot or a forbidden system call).
+            pub fn generate() -> Result<Self, getrandom::Error> {
+                let mut key = Self([0; LENGTH]);
+                getrandom::fill(&mut key.0)?;
+                Ok(key)
+            }
+
+            /// The key as base64, wiped from memory when dropped.
+            pub fn to_base64(&self) -> Zeroizing<String> {
+                Zeroizing::new(STANDARD.encode(self.0))
+            }
+
+            /// The 32 bytes of the key.
+            pub fn as_bytes(&self) -> &[u8; LENGTH] {
+                &self.0
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = KeyError;
+
+            fn from_str(text: &str) -> Result<Self, KeyError> {
+                decode(text).map(|bytes| Self(*bytes))
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(concat!(stringify!($name), "(..)"))
+            }
+        }
+    };
+}
+
+secret! {
+    /// A gateway's private key.
+    SecretKey
+}
+
+secret! {
+    /// A key that two gateways share beside their own ones, so that who breaks X25519 one day still can't read what was
+    /// sent (the psk of the Noise pattern).
+    PresharedKey
+}
 
 impl SecretKey {
-    /// A new key from the kernel's random numbers.
-    ///
-    /// # Errors
-    /// The kernel has none (an early boot or a forbidden system call).
-    pub fn generate() -> Result<Self, getrandom::Error> {
-        let mut bytes = Zeroizing::new([0; LENGTH]);
-        getrandom::fill(bytes.as_mut())?;
-        Ok(Self(*bytes))
-    }
-
     /// The public key that belongs to this one.
     pub fn public(&self) -> PublicKey {
         let secret = x25519_dalek::StaticSecret::from(self.0);
         PublicKey(x25519_dalek::PublicKey::from(&secret).to_bytes())
-    }
-
-    /// The key as base64, wiped from memory when dropped.
-    pub fn to_base64(&self) -> Zeroizing<String> {
-        Zeroizing::new(STANDARD.encode(self.0))
-    }
-
-    /// The 32 bytes of the key.
-    pub fn as_bytes(&self) -> &[u8; LENGTH] {
-        &self.0
-    }
-}
-
-impl FromStr for SecretKey {
-    type Err = KeyError;
-
-    fn from_str(text: &str) -> Result<Self, KeyError> {
-        decode(text).map(|bytes| Self(*bytes))
-    }
-}
-
-impl fmt::Debug for SecretKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("SecretKey(..)")
     }
 }
 

@@ -3,6 +3,7 @@
 //! [`Config::load`] applies nothing. It reports every error that it can find in the file, each with its place, and
 //! hands out a [`Config`] only if there is none.
 
+mod cipher;
 mod diagnostic;
 mod file;
 mod key;
@@ -10,22 +11,24 @@ mod name;
 mod prefix;
 mod rate;
 mod reader;
+mod secret_file;
 #[cfg(test)]
 mod tests;
 
 use std::{
+    io::Read as _,
     net::SocketAddr,
     path::{Path, PathBuf},
 };
 
 use ipnet::IpNet;
 use multipath_common::{maps::MAX_PATHS, wire::DEFAULT_PORT};
-use serde::Serialize;
 use zeroize::Zeroizing;
 
 pub use self::{
+    cipher::Cipher,
     diagnostic::Diagnostic,
-    key::{KeyError, PublicKey, SecretKey},
+    key::{KeyError, PresharedKey, PublicKey, SecretKey},
     name::{INTERFACE_NAME_MAX, TUNNEL_NAME_MAX, check_interface_name, check_name, check_tunnel_name},
     rate::{Rate, RateError},
 };
@@ -68,6 +71,18 @@ pub struct Tunnel {
     pub mtu: Option<u32>,
     /// Who makes the routes for the peers' `allowed_ips`.
     pub routes: Routes,
+    /// Whether the processors share the work.
+    pub spread: Spread,
+}
+
+/// Whether the processors share the work of a tunnel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Spread {
+    /// Busy flows and paths are worked on by several processors.
+    #[default]
+    Auto,
+    /// Every packet is worked on by the processor that it comes to.
+    Off,
 }
 
 /// Who makes the routes for the peers' `allowed_ips`.
@@ -110,7 +125,7 @@ pub enum Xdp {
 }
 
 /// A `[[peer]]` table.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Peer {
     /// The peer's name, unique within the file.
     pub name: String,
@@ -123,6 +138,8 @@ pub struct Peer {
     pub allowed_ips: Vec<IpNet>,
     /// How packets to and from this peer are protected.
     pub cipher: Cipher,
+    /// Known to the two gateways alone, beside their own keys.
+    pub preshared_key: Option<PresharedKey>,
 }
 
 /// One place where a peer can be reached.
@@ -132,14 +149,6 @@ pub struct Endpoint {
     pub address: SocketAddr,
     /// Names of the uplinks that may be used for it, all of them in the file. `None` is every uplink.
     pub uplinks: Option<Vec<String>>,
-}
-
-/// How packets to and from a peer are protected. It has no default: it must be written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Cipher {
-    /// Not at all: whoever can send packets to this gateway can send into the tunnel, and whoever sees them reads them.
-    None,
 }
 
 /// A combination of an uplink and an endpoint that a path may be made of, if the uplink has an address of the
@@ -160,18 +169,23 @@ impl Config {
     /// # Errors
     /// The file can't be read, or something in it is wrong: then the error lists everything that is.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path)
-            .map(Zeroizing::new)
-            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-        Self::parse(&text, path)
+        let read = || -> std::io::Result<_> {
+            let mut file = std::fs::File::open(path)?;
+            let mut text = Zeroizing::new(String::new());
+            file.read_to_string(&mut text)?;
+            Ok((file.metadata()?, text))
+        };
+        let (metadata, text) = read().map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        file::decode(&text, path, Some(&metadata)).map_err(|diagnostics| ConfigError::Invalid { diagnostics })
     }
 
-    /// Checks `text` as if it had been read from `path`; a relative `private_key_file` is found beside it.
+    /// Checks `text` as if it had been read from `path`, by nobody else; a relative `private_key_file` or
+    /// `preshared_key_file` is found beside it.
     ///
     /// # Errors
     /// Something is wrong: the error lists everything that is.
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
-        file::decode(text, path).map_err(|diagnostics| ConfigError::Invalid { diagnostics })
+        file::decode(text, path, None).map_err(|diagnostics| ConfigError::Invalid { diagnostics })
     }
 
     /// The file that `FILE` on a command line means: a bare tunnel name (no `/`, no `.`) is looked for in

@@ -1,5 +1,6 @@
 use std::{fs, os::unix::fs::PermissionsExt};
 
+use multipath_common::maps::MAX_PEERS;
 use proptest::prelude::*;
 
 use super::*;
@@ -12,7 +13,7 @@ const PEER: &str = "3p7bfXt9wbTTW2HC7OQ1Nz+DQ8hbeGdNrfx+FG+IK08=";
 const TUNNEL: &str = "[tunnel]\nprivate_key = \"dwdtCnMYpX08FsFyUbJmRd9ML4frwJkqsXf7pR25LCo=\"\n";
 const UPLINK: &str = "[[uplink]]\nname = \"dsl\"\ninterface = \"ppp0\"\n";
 const HUB: &str = "[[peer]]\nname = \"hub\"\npublic_key = \"3p7bfXt9wbTTW2HC7OQ1Nz+DQ8hbeGdNrfx+FG+IK08=\"\n\
-                   endpoints = [\"198.51.100.7:5182\"]\nallowed_ips = [\"10.98.0.0/24\"]\ncipher = \"none\"\n";
+                   endpoints = [\"198.51.100.7:5182\"]\nallowed_ips = [\"10.98.0.0/24\"]\n";
 
 fn parse(text: &str) -> Result<Config, ConfigError> {
     Config::parse(text, Path::new("mp0.toml"))
@@ -50,13 +51,16 @@ fn replaced(from: &str, to: &str) -> String {
 #[test]
 fn least() {
     let config = parse(&[TUNNEL, UPLINK, HUB].concat()).unwrap();
-    let Tunnel { name, private_key, listen_port, addresses, mtu, routes } = config.tunnel;
+    let Tunnel { name, private_key, listen_port, addresses, mtu, routes, spread } = config.tunnel;
     assert_eq!((name.as_str(), private_key.public().to_string().as_str()), ("mp0", OWN));
-    assert_eq!((listen_port, addresses, mtu, routes), (5182, vec![], None, Routes::Auto));
+    assert_eq!((listen_port, addresses, mtu, routes, spread), (5182, vec![], None, Routes::Auto, Spread::Auto));
     let [Uplink { name, interface, weight, rate, xdp }] = &config.uplinks[..] else { panic!() };
     assert_eq!((name.as_str(), interface.as_str(), *weight, *rate, *xdp), ("dsl", "ppp0", None, None, Xdp::Auto));
-    let [Peer { name, public_key, endpoints, allowed_ips, cipher }] = &config.peers[..] else { panic!() };
-    assert_eq!((name.as_str(), public_key.to_string().as_str(), *cipher), ("hub", PEER, Cipher::None));
+    let [Peer { name, public_key, endpoints, allowed_ips, cipher, preshared_key }] = &config.peers[..] else {
+        panic!()
+    };
+    assert_eq!((name.as_str(), public_key.to_string().as_str()), ("hub", PEER));
+    assert_eq!((*cipher, preshared_key.is_none()), (Cipher::ChaCha20Poly1305, true));
     assert_eq!(endpoints, &[Endpoint { address: "198.51.100.7:5182".parse().unwrap(), uplinks: None }]);
     assert_eq!(allowed_ips, &["10.98.0.0/24".parse().unwrap()]);
 }
@@ -75,6 +79,7 @@ fn everything() {
         address = ["10.99.0.1/24", "fd99::1/64"]
         mtu = 1400
         routes = "off"
+        spread = "off"
 
         [[uplink]]
         name = "dsl"
@@ -92,7 +97,6 @@ fn everything() {
         public_key = "3p7bfXt9wbTTW2HC7OQ1Nz+DQ8hbeGdNrfx+FG+IK08="
         endpoints = ["198.51.100.7:5182", { address = "[2001:db8::7]:5182", uplinks = ["dsl"] }]
         allowed_ips = ["0.0.0.0/0", "fd98::/64"]
-        cipher = "none"
 
         [[peer]]
         name = "roamer"
@@ -105,7 +109,7 @@ fn everything() {
     assert_eq!(config.tunnel.private_key.public().to_string(), OWN);
     assert_eq!((config.tunnel.listen_port, config.tunnel.mtu), (51820, Some(1400)));
     assert_eq!(config.tunnel.addresses.len(), 2);
-    assert_eq!(config.tunnel.routes, Routes::Off);
+    assert_eq!((config.tunnel.routes, config.tunnel.spread), (Routes::Off, Spread::Off));
     assert_eq!((config.uplinks[0].weight, config.uplinks[0].rate.map(Rate::kbit)), (Some(10), Some(8000)));
     assert_eq!(config.uplinks[0].xdp, Xdp::Off);
 
@@ -130,8 +134,6 @@ fn every_error_is_reported_in_order() {
             "mp0.toml:3:15: tunnel.listen_port: found 0, expected a whole number from 1 to 65535",
             "mp0.toml:5:1: uplink.interface: found nothing, expected an interface's name in quotes",
             "mp0.toml:7:1: uplink.wieght: found an unknown key, expected a known key (did you mean `weight`?)",
-            "mp0.toml:9:1: peer.cipher: found nothing, expected cipher = \"none\", written out: this version builds no \
-             other. It protects nothing: whoever is on the way can read, change and forge the packets",
             "mp0.toml:10:8: peer.name: found 7, expected a name in quotes",
             "mp0.toml:11:14: peer.public_key: found \"AAAA\", expected 32 bytes in base64, as `mpvpn genkey` and `mpvpn \
              pubkey` print them (this is base64 of 3 bytes)",
@@ -152,8 +154,8 @@ fn syntax() {
         ]
     );
     assert_eq!(
-        error(&replaced("cipher = \"none\"", "cipher = \"none\"\ncipher = \"none\"")),
-        "mp0.toml:12:1: found a syntax error, expected TOML: duplicate key"
+        error(&replaced("name = \"hub\"", "name = \"hub\"\nname = \"hub\"")),
+        "mp0.toml:8:1: found a syntax error, expected TOML: duplicate key"
     );
 }
 
@@ -182,11 +184,11 @@ fn unknown_keys() {
     assert_eq!(
         error_in("[tunnel]", "port = 7"),
         "mp0.toml:3:1: tunnel.port: found an unknown key, expected one of private_key, private_key_file, listen_port, \
-         address, mtu, routes"
+         address, mtu, routes, spread"
     );
     assert_eq!(
         error_in("[[peer]]", "alowed_ip = []"),
-        "mp0.toml:12:1: peer.alowed_ip: found an unknown key, expected a known key (did you mean `allowed_ips`?)"
+        "mp0.toml:11:1: peer.alowed_ip: found an unknown key, expected a known key (did you mean `allowed_ips`?)"
     );
     assert_eq!(
         error(&replaced("\"198.51.100.7:5182\"", "{ address = \"198.51.100.7:5182\", uplink = \"dsl\" }")),
@@ -194,7 +196,7 @@ fn unknown_keys() {
     );
     assert_eq!(
         error(&format!("{TUNNEL}{UPLINK}{HUB}[[uplinks]]\n")),
-        "mp0.toml:12:3: uplinks: found an unknown key, expected a known key (did you mean `uplink`?)"
+        "mp0.toml:11:3: uplinks: found an unknown key, expected a known key (did you mean `uplink`?)"
     );
 }
 
@@ -273,15 +275,79 @@ fn numbers_and_choices() {
 
 #[test]
 fn ciphers() {
-    let expected = "expected cipher = \"none\", written out: this version builds no other. It protects nothing: whoever is \
-                    on the way can read, change and forge the packets";
+    for (text, cipher) in
+        [("chacha20-poly1305", Cipher::ChaCha20Poly1305), ("auth", Cipher::Auth), ("none", Cipher::None)]
+    {
+        let config = parse(&format!("{TUNNEL}{UPLINK}{HUB}cipher = \"{text}\"\n")).unwrap();
+        assert_eq!(config.peers[0].cipher, cipher);
+    }
     assert_eq!(
-        error(&replaced("cipher = \"none\"\n", "")),
-        format!("mp0.toml:6:1: peer.cipher: found nothing, {expected}")
+        error_in("[[peer]]", "cipher = \"rot13\""),
+        "mp0.toml:11:10: peer.cipher: found \"rot13\", expected \"chacha20-poly1305\" or \"auth\" or \"none\""
+    );
+}
+
+#[test]
+fn preshared_keys() {
+    let directory = tempfile::tempdir().unwrap();
+    let key = directory.path().join("hub.psk");
+    fs::write(&key, SECRET).unwrap();
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+    let text = format!("{TUNNEL}{UPLINK}{HUB}preshared_key_file = {key:?}\n");
+    let config = parse(&text).unwrap();
+    assert_eq!(*config.peers[0].preshared_key.as_ref().unwrap().to_base64(), SECRET);
+
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o640)).unwrap();
+    let name = key.display();
+    assert_eq!(
+        error(&text),
+        format!(
+            "mp0.toml:11:22: peer.preshared_key_file: found {key:?}, expected a file with a preshared key: {name} is open \
+             to others than its owner (mode 640): chmod 600 {name}"
+        )
     );
     assert_eq!(
-        error(&replaced("cipher = \"none\"", "cipher = \"chacha20poly1305\"")),
-        format!("mp0.toml:11:10: peer.cipher: found \"chacha20poly1305\", {expected}")
+        error_in("[[peer]]", &format!("preshared_key_file = \"{SECRET}\"")),
+        "mp0.toml:11:22: peer.preshared_key_file: found a key, expected the name of a file with it"
+    );
+}
+
+#[test]
+fn a_file_with_the_key_itself_is_its_owners_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("mp0.toml");
+    fs::write(&file, [TUNNEL, UPLINK, HUB].concat()).unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+    assert!(Config::load(&file).is_ok());
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+    let name = file.display();
+    assert_eq!(
+        Config::load(&file).unwrap_err().to_string(),
+        format!(
+            "the configuration is wrong, nothing of it is applied:\n{name}:2:15: tunnel.private_key: found a key, expected \
+             it in a file that is its owner's alone; {name} is open to others than its owner (mode 644): chmod 600 {name}"
+        )
+    );
+}
+
+#[test]
+fn more_peers_than_there_is_room_for() {
+    let peer = |number: usize| {
+        let [high, low] = [number >> 8, number & 0xff];
+        format!("[[peer]]\nname = \"p{number}\"\npublic_key = \"{}\"\nallowed_ips = [\"10.{high}.{low}.0/24\"]\n", {
+            let mut bytes = [1; 32];
+            bytes[..2].copy_from_slice(&[high as u8, low as u8]);
+            PublicKey::from(bytes)
+        })
+    };
+    let text = |count: usize| format!("{TUNNEL}{UPLINK}{}", (0..count).map(peer).collect::<String>());
+    assert_eq!(parse(&text(MAX_PEERS)).unwrap().peers.len(), MAX_PEERS);
+    assert_eq!(
+        error(&text(MAX_PEERS + 1)),
+        format!(
+            "mp0.toml:{}:1: peer: found 16385 peers, expected at most 16384 peers of one tunnel",
+            6 + 4 * MAX_PEERS
+        )
     );
 }
 
@@ -297,7 +363,7 @@ fn keys() {
     assert_eq!(
         error(&format!("{TUNNEL}{UPLINK}{HUB}{other}")),
         format!(
-            "mp0.toml:14:14: peer.public_key: found \"{PEER}\", expected a key of its own: this one stands in line 8 \
+            "mp0.toml:13:14: peer.public_key: found \"{PEER}\", expected a key of its own: this one stands in line 8 \
              already"
         )
     );
@@ -315,6 +381,8 @@ fn keys() {
 #[test]
 fn a_mistyped_private_key_is_never_printed() {
     for wrong in ["dwdtCnMYpX08FsFyUbJmRd9ML4frwJkqsXf7pR25LCo", "dwdtCnMYpX08FsFyUbJmRd9ML4frwJkqsXf7pR25LCo=="] {
+        let misplaced = replaced("private_key =", "private_key_file =").replace(SECRET, wrong);
+        assert!(!errors(&misplaced).concat().contains("dwdtCn"), "{:?}", errors(&misplaced));
         let text = [TUNNEL, UPLINK, HUB].concat();
         for quote in ["\"", "", "'''"] {
             let text = text.replace(&format!("\"{SECRET}\""), &format!("{quote}{wrong}{quote}"));
@@ -349,7 +417,7 @@ fn key_files() {
         assert_eq!(
             error(&text),
             format!(
-                "{place} a private key: {name} can be read by others than its owner (mode {mode:03o}): chmod 600 {name}"
+                "{place} a private key: {name} is open to others than its owner (mode {mode:03o}): chmod 600 {name}"
             )
         );
     }
@@ -412,7 +480,7 @@ fn prefixes() {
     let other = HUB.replace("hub", "other").replace(PEER, "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=");
     assert_eq!(
         error(&format!("{TUNNEL}{UPLINK}{HUB}{other}")),
-        "mp0.toml:16:16: peer.allowed_ips: found \"10.98.0.0/24\", expected a prefix of its own: this one stands in line \
+        "mp0.toml:15:16: peer.allowed_ips: found \"10.98.0.0/24\", expected a prefix of its own: this one stands in line \
          10 already"
     );
     // A longer prefix inside a shorter one is how a host of one peer is moved to another.

@@ -18,12 +18,12 @@ use tracing::{debug, info};
 
 use super::{
     clsact,
-    load::{EGRESS, INGRESS_TC, INGRESS_TC_RAW, LoadedPrograms},
+    load::{DELIVERED, EGRESS, INGRESS_TC, INGRESS_TC_RAW, LoadedPrograms, STEER},
     probe::has_tcx,
 };
 use crate::{
     config,
-    underlay::{Link, LinkLayer, driver},
+    underlay::{Link, LinkLayer, TunnelLink, driver},
 };
 
 /// What an uplink's packets come in by.
@@ -87,12 +87,14 @@ pub struct Attachments {
     links: PathBuf,
     tc: TcHook,
     uplinks: BTreeMap<String, Attached>,
+    /// Names of the pins of what hands packets to other processors.
+    steering: Vec<String>,
 }
 
 impl Attachments {
     /// Nothing is attached yet; links are pinned in `links`.
     pub fn new(links: PathBuf, tc: TcHook) -> Self {
-        Self { links, tc, uplinks: BTreeMap::new() }
+        Self { links, tc, uplinks: BTreeMap::new(), steering: Vec::new() }
     }
 
     /// What is attached to the uplink of this name.
@@ -103,6 +105,25 @@ impl Attachments {
     /// Attaches the egress program to `mp0-port`, or replaces the one that is there.
     pub fn attach_egress(&self, programs: &mut LoadedPrograms, port: &Link) -> Result<()> {
         self.attach_tc(programs.classifier(EGRESS)?, "egress", port)
+    }
+
+    /// Attaches what hands packets to other processors, or replaces what is there; `false` where the kernel has no TCX:
+    /// filters are attached to ingress only.
+    pub fn attach_steering(&mut self, programs: &mut LoadedPrograms, tunnel: &TunnelLink) -> Result<bool> {
+        if self.tc != TcHook::Tcx {
+            return Ok(false);
+        }
+        let TunnelLink { device, port } = tunnel;
+        // Beside the egress program: each leaves the other's frames alone.
+        let opening = format!("opening-{}", port.index);
+        attach_tc(programs.classifier(INGRESS_TC)?, &port.name, TcAttachType::Ingress, &self.links.join(&opening))?;
+        let steer = format!("steer-{}", device.index);
+        attach_tc(programs.classifier(STEER)?, &device.name, TcAttachType::Egress, &self.links.join(&steer))?;
+        let delivered = format!("delivered-{}", device.index);
+        let program = programs.classifier(DELIVERED)?;
+        attach_tc(program, &device.name, TcAttachType::Ingress, &self.links.join(&delivered))?;
+        self.steering = vec![opening, steer, delivered];
+        Ok(true)
     }
 
     /// Attaches the ingress programs to an uplink, or replaces those that are there.
@@ -135,7 +156,10 @@ impl Attachments {
 
     fn attach_tc(&self, program: &mut SchedClassifier, name: &str, link: &Link) -> Result<()> {
         match self.tc {
-            TcHook::Tcx => attach_tc(program, &link.name, &self.links.join(format!("{name}-{}", link.index))),
+            TcHook::Tcx => {
+                let pin = self.links.join(format!("{name}-{}", link.index));
+                attach_tc(program, &link.name, TcAttachType::Ingress, &pin)
+            }
             TcHook::Clsact => clsact::attach(program, &self.links, name, link),
         }
     }
@@ -187,6 +211,7 @@ impl Attachments {
     /// configured, interfaces that are gone.
     pub fn remove_stale(&self, port: &Link) -> Result<()> {
         let mut current = vec![format!("egress-{}", port.index)];
+        current.extend(self.steering.iter().cloned());
         for (name, attached) in &self.uplinks {
             current.push(format!("{name}-tc-{}", attached.ifindex));
             current.extend(attached.hook.xdp_pin(name, attached.ifindex));
@@ -224,7 +249,7 @@ pub(super) fn remove_pin(pin: &Path) -> Result<()> {
     }
 }
 
-fn attach_tc(program: &mut SchedClassifier, interface: &str, pin: &Path) -> Result<()> {
+fn attach_tc(program: &mut SchedClassifier, interface: &str, place: TcAttachType, pin: &Path) -> Result<()> {
     if let Some(link) = pinned(pin)? {
         let link = SchedClassifierLink::try_from(link).context("the pinned link is not for TC")?;
         if let Ok(id) = program.attach_to_link(link) {
@@ -237,8 +262,8 @@ fn attach_tc(program: &mut SchedClassifier, interface: &str, pin: &Path) -> Resu
     }
     let options = TcAttachOptions::TcxOrder(LinkOrder::default());
     let id = program
-        .attach_with_options(interface, TcAttachType::Ingress, options)
-        .with_context(|| format!("can't attach a program to the ingress of {interface}"))?;
+        .attach_with_options(interface, place, options)
+        .with_context(|| format!("can't attach a program to {interface}"))?;
     let link: FdLink = program.take_link(id)?.try_into().context("the kernel gave no link to pin")?;
     link.pin(pin).with_context(|| format!("can't pin {}", pin.display()))?;
     Ok(())

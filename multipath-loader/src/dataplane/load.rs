@@ -17,6 +17,10 @@ pub static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/mul
 
 /// Program for the ingress of `mp0-port`.
 pub(super) const EGRESS: &str = "egress";
+/// Program for the egress of `mp0`.
+pub(super) const STEER: &str = "steer";
+/// Program for the ingress of `mp0`.
+pub(super) const DELIVERED: &str = "delivered";
 /// Program for the ingress of uplinks with Ethernet headers.
 pub(super) const INGRESS_TC: &str = "ingress_tc";
 /// Program for the ingress of uplinks without link-layer header.

@@ -2,25 +2,34 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    marker::PhantomData,
     net::{IpAddr, Ipv4Addr},
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use aya::maps::{
-    Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, PerCpuValues, RingBuf, lpm_trie::Key,
+    Array, HashMap, LpmTrie, Map, MapData, PerCpuArray, PerCpuHashMap, PerCpuValues, RingBuf, lpm_trie::Key,
 };
-use bytemuck::Zeroable;
+use bytemuck::{AnyBitPattern, Zeroable};
 use ipnet::{IpNet, Ipv4Net};
 use multipath_common::{
     drops::DropReason,
     maps::{
-        Address, DropKey, DropStats, GENERATION_AUTOMATIC, GENERATION_OPERATOR, MAX_LOCAL_ADDRESSES, MAX_PATHS,
-        NAME_LEN, NO_PEER, Origin, OriginKey, PATH_UNUSED, Path as PathEntry, PathSettings, PathStats, Peer, Session,
-        Traffic, Tunnel, address_bytes, path_slot,
+        Address, ControlEvent, DropKey, DropStats, GENERATION_AUTOMATIC, GENERATION_OPERATOR, MAX_LOCAL_ADDRESSES,
+        MAX_PATHS, NAME_LEN, NO_PEER, Origin, OriginKey, PATH_UNUSED, Path as PathEntry, PathSettings, PathStats, Peer,
+        SESSIONS_PER_PEER, Session, SessionKeys, Traffic, Tunnel, address_bytes, first_session_slot, path_slot,
+        session_slot,
     },
 };
 use tokio::io::unix::AsyncFd;
+use zeroize::Zeroize as _;
+
+/// Flag of the system call: copy under the value's lock (`BPF_F_LOCK`, linux/bpf.h).
+const UNDER_LOCK: u64 = 4;
+
+/// Events that one turn takes, so that a flood of them leaves time for everything else.
+const EVENTS_PER_TURN: usize = 64;
 
 /// A peer and its number.
 #[derive(Clone, Copy, Debug)]
@@ -84,11 +93,13 @@ pub struct DropCount {
 pub struct Maps {
     directory: PathBuf,
     tunnel: Array<MapData, Tunnel>,
+    spreading: Array<MapData, u32>,
     generation: Array<MapData, u64>,
     allowed_ips: LpmTrie<MapData, [u8; 16], u32>,
     local_addresses: HashMap<MapData, Address, u32>,
     peers: Array<MapData, Peer>,
-    sessions: HashMap<MapData, u32, Session>,
+    sessions: Array<MapData, Session>,
+    session_keys: Array<MapData, SessionKeys>,
     paths: Array<MapData, PathEntry>,
     path_automatic: Array<MapData, PathSettings>,
     path_operator: Array<MapData, PathSettings>,
@@ -117,11 +128,13 @@ impl Maps {
         Ok(Self {
             directory: directory.to_owned(),
             tunnel: typed!(directory, "tunnel", Array),
+            spreading: typed!(directory, "spreading", Array),
             generation: typed!(directory, "generation", Array),
             allowed_ips: typed!(directory, "allowed_ips", LpmTrie),
             local_addresses: typed!(directory, "local_addresses", HashMap),
             peers: typed!(directory, "peers", Array),
-            sessions: typed!(directory, "sessions", HashMap),
+            sessions: typed!(directory, "sessions", Array),
+            session_keys: typed!(directory, "session_keys", Array),
             paths: typed!(directory, "paths", Array),
             path_automatic: typed!(directory, "path_automatic", Array),
             path_operator: typed!(directory, "path_operator", Array),
@@ -150,6 +163,11 @@ impl Maps {
     /// Writes the tunnel.
     pub fn set_tunnel(&mut self, tunnel: Tunnel) -> Result<()> {
         self.tunnel.set(0, tunnel, 0).context("can't write the map tunnel")
+    }
+
+    /// Lets the programs spread their work over so many processors, from the first one on; below two, not at all.
+    pub fn set_spreading(&mut self, cpus: u32) -> Result<()> {
+        self.spreading.set(0, cpus, 0).context("can't write the map spreading")
     }
 
     /// Makes the programs choose anew for every flow, after the daemon changed something that choices depend on.
@@ -207,34 +225,91 @@ impl Maps {
         let mut peers = Vec::new();
         for number in 0..self.peers.len() {
             let peer = self.peers.get(&number, 0).context("can't read the map peers")?;
-            if peer.session != 0 {
+            if peer.public_key != [0; 32] {
                 peers.push(PeerRecord { number, peer });
             }
         }
         Ok(peers)
     }
 
-    /// Writes a peer; an entry without session is none.
+    /// Writes a peer; an entry without public key is none.
     pub fn set_peer(&mut self, number: u32, peer: Peer) -> Result<()> {
         self.peers.set(number, peer, 0).context("can't write the map peers")
     }
 
-    /// Inserts a session unless it is there; a session is never overwritten, because its counters go on.
-    pub fn add_session(&mut self, index: u32, session: &Session) -> Result<()> {
-        const NO_EXIST: u64 = 1;
-        match self.sessions.insert(index, session, NO_EXIST) {
-            Err(MapError::SyscallError(error)) if error.io_error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
-            other => other.context("can't write the map sessions"),
-        }
-    }
-
-    /// Removes all sessions but these.
-    pub fn retain_sessions(&mut self, indices: &[u32]) -> Result<()> {
-        let present: Vec<u32> = self.sessions.keys().collect::<Result<_, _>>()?;
-        for index in present.iter().filter(|index| !indices.contains(index)) {
-            self.sessions.remove(index).context("can't write the map sessions")?;
+    /// Fills the empty slot that the session's index names. The keys (RFC 8439) are those of either direction.
+    ///
+    /// # Errors
+    /// The slot holds another session, or the kernel refuses.
+    pub fn fill_session(&mut self, session: &Session, send: &[u8; 32], receive: &[u8; 32]) -> Result<()> {
+        let slot = session_slot(session.index);
+        ensure!(self.session_at(slot)?.index == 0, "the session slot {slot} is taken");
+        let mut keys = SessionKeys { send: key_words(send), receive: key_words(receive) };
+        #[expect(clippy::needless_borrows_for_generic_args, reason = "a copy would not be wiped")]
+        let written = self.session_keys.set(slot, &keys, 0);
+        bytemuck::bytes_of_mut(&mut keys).zeroize();
+        written.context("can't write the map session_keys")?;
+        for index in [0, session.index] {
+            self.set_session(slot, &Session { index, ..*session })?;
         }
         Ok(())
+    }
+
+    /// Empties the slot of a session, unless the session is gone. The keys stay for programs that are under way:
+    /// [`Self::wipe_session`] when [`WIPE_DELAY_MS`](multipath_common::maps::WIPE_DELAY_MS) have passed.
+    pub fn retire_session(&mut self, index: u32) -> Result<()> {
+        if self.session(index)?.is_none() {
+            return Ok(());
+        }
+        self.set_session(session_slot(index), &Session::RETIRED)
+    }
+
+    /// Makes the keys of a retired session zero; its slot is free then.
+    ///
+    /// # Errors
+    /// The slot is not empty, or the kernel refuses.
+    pub fn wipe_session(&mut self, index: u32) -> Result<()> {
+        let slot = session_slot(index);
+        ensure!(self.session_at(slot)?.index == 0, "the session slot {slot} is in use");
+        self.session_keys.set(slot, SessionKeys::zeroed(), 0).context("can't write the map session_keys")
+    }
+
+    /// Does so for all empty slots: a daemon that died may have retired sessions and not wiped them.
+    pub fn wipe_empty_slots(&mut self) -> Result<()> {
+        for slot in 0..self.sessions.len() {
+            if self.session_at(slot)?.index == 0 {
+                self.session_keys.set(slot, SessionKeys::zeroed(), 0).context("can't write the map session_keys")?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The session with this receiver index (ours), if there is one.
+    pub fn session(&self, index: u32) -> Result<Option<Session>> {
+        let slot = session_slot(index);
+        if index == 0 || slot >= self.sessions.len() {
+            return Ok(None);
+        }
+        Ok(Some(self.session_at(slot)?).filter(|session| session.index == index))
+    }
+
+    /// The sessions with a peer.
+    pub fn sessions_of(&self, peer: u32) -> Result<Vec<Session>> {
+        let first = first_session_slot(peer);
+        let slots = first..first + SESSIONS_PER_PEER as u32;
+        let sessions = slots.map(|slot| self.session_at(slot)).filter(|session| {
+            // An error is kept, and ends the collection.
+            session.as_ref().map_or(true, |session| session.index != 0)
+        });
+        sessions.collect()
+    }
+
+    fn session_at(&self, slot: u32) -> Result<Session> {
+        self.sessions.get(&slot, UNDER_LOCK).context("can't read the map sessions")
+    }
+
+    fn set_session(&mut self, slot: u32, session: &Session) -> Result<()> {
+        self.sessions.set(slot, session, UNDER_LOCK).context("can't write the map sessions")
     }
 
     /// A path's entry.
@@ -277,7 +352,7 @@ impl Maps {
                 path,
                 automatic: self.path_automatic.get(&slot, 0).context("can't read the map path_automatic")?,
                 operator: self.path_operator.get(&slot, 0).context("can't read the map path_operator")?,
-                stats: self.stats(slot)?,
+                stats: self.path_stats(slot)?,
             });
         }
         Ok(records)
@@ -290,7 +365,8 @@ impl Maps {
         self.path_stats.set(path_slot(peer, id), values, 0).context("can't write the map path_stats")
     }
 
-    fn stats(&self, slot: u32) -> Result<PathStats> {
+    /// What passed over the path with this key, summed over all CPUs.
+    pub fn path_stats(&self, slot: u32) -> Result<PathStats> {
         let values = self.path_stats.get(&slot, 0).context("can't read the map path_stats")?;
         Ok(PathStats {
             egress: sum(values.iter().map(|stats| stats.egress)),
@@ -349,35 +425,72 @@ impl Maps {
 
     /// The events about new origins.
     pub fn origin_events(&self) -> Result<OriginEvents> {
-        let ring: RingBuf<MapData> = typed!(&self.directory, "origin_events", RingBuf);
-        // SAFETY: the ring buffer owns its descriptor, and does not change or close it before it is dropped.
-        let ring = unsafe { AsyncFd::register(ring) }.context("can't wait for origin_events")?;
-        Ok(OriginEvents { ring })
+        Events::of(typed!(&self.directory, "origin_events", RingBuf), "origin_events")
+    }
+
+    /// The control messages that came.
+    pub fn control_events(&self) -> Result<ControlEvents> {
+        Events::of(typed!(&self.directory, "control_events", RingBuf), "control_events")
     }
 }
 
-/// The ring buffer of events about new origins.
-pub struct OriginEvents {
-    ring: AsyncFd<RingBuf<MapData>>,
+/// Makes all session keys in a directory of maps zero, whatever the layout of the other maps is.
+///
+/// # Errors
+/// There is no such map, its entries have another size, or the kernel refuses.
+pub fn wipe_session_keys(directory: &Path) -> Result<()> {
+    let mut keys: Array<MapData, SessionKeys> = typed!(directory, "session_keys", Array);
+    for slot in 0..keys.len() {
+        keys.set(slot, SessionKeys::zeroed(), 0).context("can't write the map session_keys")?;
+    }
+    Ok(())
 }
 
-impl OriginEvents {
-    /// Waits for events and returns them.
-    pub async fn next(&mut self) -> Result<Vec<OriginKey>> {
+/// The events about new origins.
+pub type OriginEvents = Events<OriginKey>;
+/// The control messages that came.
+pub type ControlEvents = Events<ControlEvent>;
+
+/// A ring buffer of events.
+pub struct Events<T> {
+    ring: AsyncFd<RingBuf<MapData>>,
+    name: &'static str,
+    event: PhantomData<T>,
+}
+
+impl<T: AnyBitPattern> Events<T> {
+    fn of(ring: RingBuf<MapData>, name: &'static str) -> Result<Self> {
+        // SAFETY: the ring buffer owns its descriptor, and does not change or close it before it is dropped.
+        let ring = unsafe { AsyncFd::register(ring) }.with_context(|| format!("can't wait for {name}"))?;
+        Ok(Self { ring, name, event: PhantomData })
+    }
+
+    /// Waits for events and returns them in their order, [`EVENTS_PER_TURN`] at most.
+    pub async fn next(&mut self) -> Result<Vec<T>> {
         loop {
-            let mut ready = self.ring.readable_mut().await.context("can't wait for origin_events")?;
-            let mut keys = Vec::new();
-            while let Some(item) = ready.get_inner_mut().next() {
-                if let Ok(key) = bytemuck::try_pod_read_unaligned::<OriginKey>(&item) {
-                    keys.push(key);
+            let mut ready = self.ring.readable_mut().await.with_context(|| format!("can't wait for {}", self.name))?;
+            let mut events = Vec::new();
+            loop {
+                if events.len() == EVENTS_PER_TURN {
+                    // More may wait: the ring stays ready.
+                    return Ok(events);
+                }
+                let Some(item) = ready.get_inner_mut().next() else { break };
+                if let Ok(event) = bytemuck::try_pod_read_unaligned::<T>(&item) {
+                    events.push(event);
                 }
             }
             ready.clear_ready();
-            if !keys.is_empty() {
-                return Ok(keys);
+            if !events.is_empty() {
+                return Ok(events);
             }
         }
     }
+}
+
+/// A key as the cipher reads it.
+fn key_words(bytes: &[u8; 32]) -> [u32; 8] {
+    std::array::from_fn(|word| u32::from_le_bytes(std::array::from_fn(|byte| bytes[word * 4 + byte])))
 }
 
 fn sum(values: impl Iterator<Item = Traffic>) -> Traffic {

@@ -12,7 +12,9 @@ mod probe;
 pub use self::{
     attach::{Attached, Attachments, Hook, TcHook},
     load::{LoadedPrograms, OBJECT},
-    maps::{DropCount, Maps, OriginEvents, PathRecord, PeerRecord, name_bytes, name_text},
+    maps::{
+        ControlEvents, DropCount, Maps, OriginEvents, PathRecord, PeerRecord, name_bytes, name_text, wipe_session_keys,
+    },
     pins::{Lock, Pins, tunnels},
-    probe::{has_tcx, missing_kinds},
+    probe::{has_tcx, is_real_time, missing_kinds},
 };

@@ -8,12 +8,15 @@
 
 use std::{
     fs, io,
-    os::fd::OwnedFd,
+    os::{
+        fd::OwnedFd,
+        unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
+    },
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use multipath_common::maps::{Capacity, layout};
 use nix::{
     fcntl::{Flock, FlockArg, OFlag, open},
@@ -22,6 +25,7 @@ use nix::{
         stat::Mode,
         statfs::{BPF_FS_MAGIC, statfs},
     },
+    unistd::geteuid,
 };
 
 use super::clsact;
@@ -34,6 +38,8 @@ const LOCK_ATTEMPTS: u32 = 10;
 const LOCK_PAUSE: Duration = Duration::from_millis(5);
 /// Directory of a tunnel's links.
 const LINKS: &str = "links";
+/// Who can open a map can read the keys; who can open the tunnel's directory can lock it.
+const OWNER_ONLY: u32 = 0o700;
 
 /// The pins of one tunnel.
 #[derive(Clone, Debug)]
@@ -56,14 +62,19 @@ impl Pins {
     }
 
     /// Whether the tunnel has any pins.
-    pub fn exist(&self) -> bool {
-        self.directory.is_dir()
+    ///
+    /// # Errors
+    /// This user may not know.
+    pub fn exist(&self) -> Result<bool> {
+        self.directory.try_exists().with_context(|| unreadable(&self.directory))
     }
 
     /// Mounts bpffs if it is not mounted, and makes the directories that the tunnel needs to be locked.
     pub fn prepare(&self) -> Result<()> {
         mount_bpffs(&self.bpffs)?;
-        make_directory(&self.links())
+        [self.bpffs.join(TUNNELS), self.directory.clone(), self.links()]
+            .iter()
+            .try_for_each(|path| make_directory(path))
     }
 
     /// Makes the directory of the maps of a layout. Only the daemon may: two layouts are an interrupted upgrade.
@@ -93,9 +104,10 @@ impl Pins {
     /// The one directory of maps that the programs use.
     ///
     /// # Errors
-    /// The tunnel is not up; or an upgrade was interrupted, and there are two.
+    /// The tunnel is not up, or this user may not know; or an upgrade was interrupted, and there are two.
     pub fn current_maps(&self) -> Result<PathBuf> {
-        match self.layouts().unwrap_or_default().as_slice() {
+        let layouts = if self.exist()? { self.layouts()? } else { Vec::new() };
+        match layouts.as_slice() {
             [] => bail!("the tunnel {} is not up: no maps in {}", self.tunnel(), self.directory.display()),
             [maps] => Ok(maps.clone()),
             _ => bail!(
@@ -106,12 +118,10 @@ impl Pins {
         }
     }
 
-    /// Removes the maps of all layouts but this one: no program uses them any more.
-    pub fn remove_other_layouts(&self, current: &Path) -> Result<()> {
-        for directory in self.layouts()?.iter().filter(|directory| *directory != current) {
-            remove_directory(directory)?;
-        }
-        Ok(())
+    /// Removes the maps of one of [`Self::layouts`], which no program uses any more.
+    pub fn remove_layout(&self, directory: &Path) -> Result<()> {
+        ensure!(self.layouts()?.iter().any(|layout| layout == directory), "{} is no layout", directory.display());
+        remove_directory(directory)
     }
 
     /// Removes everything. What is attached by a link in it alone is detached.
@@ -165,22 +175,44 @@ impl Pins {
 }
 
 /// Names of the tunnels that have pins, sorted.
-pub fn tunnels(bpffs: &Path) -> Vec<String> {
-    let mut names: Vec<String> = subdirectories(&bpffs.join(TUNNELS))
-        .unwrap_or_default()
+///
+/// # Errors
+/// This user may not know.
+pub fn tunnels(bpffs: &Path) -> Result<Vec<String>> {
+    let directory = bpffs.join(TUNNELS);
+    if !directory.try_exists().with_context(|| unreadable(&directory))? {
+        return Ok(Vec::new());
+    }
+    let mut names: Vec<String> = subdirectories(&directory)?
         .iter()
         .filter_map(|directory| Some(directory.file_name()?.to_string_lossy().into_owned()))
         .collect();
     names.sort();
-    names
+    Ok(names)
 }
 
+/// What is said of a directory that only its owner can enter.
+fn unreadable(directory: &Path) -> String {
+    format!("can't read {}: run as root", directory.display())
+}
+
+/// Makes a directory that nobody else can enter. In a bpffs where everybody may make directories somebody may have made
+/// it before, and could exchange what is in it.
 fn make_directory(directory: &Path) -> Result<()> {
-    fs::create_dir_all(directory).with_context(|| format!("can't make {}", directory.display()))
+    let failed = || format!("can't make {}", directory.display());
+    match fs::DirBuilder::new().mode(OWNER_ONLY).create(directory) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error).with_context(failed),
+        _ => {}
+    }
+    let metadata = fs::symlink_metadata(directory).with_context(failed)?;
+    if !metadata.is_dir() || metadata.uid() != geteuid().as_raw() {
+        bail!("{} is not this user's directory: find out who made it, and remove it", directory.display());
+    }
+    fs::set_permissions(directory, fs::Permissions::from_mode(OWNER_ONLY)).with_context(failed)
 }
 
 fn subdirectories(directory: &Path) -> Result<Vec<PathBuf>> {
-    let entries = fs::read_dir(directory).with_context(|| format!("can't read {}", directory.display()))?;
+    let entries = fs::read_dir(directory).with_context(|| unreadable(directory))?;
     let mut found = Vec::new();
     for entry in entries {
         let path = entry.with_context(|| format!("can't read {}", directory.display()))?.path();

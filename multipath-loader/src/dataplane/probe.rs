@@ -54,6 +54,23 @@ pub fn has_tcx() -> Result<bool> {
     }
 }
 
+/// Whether the kernel with this version (as `uname -v` says) lets the packets of one processor interrupt each other. The
+/// programs' memory for the packet at hand is one for each processor, and takes that they do not.
+pub fn is_real_time(version: &str) -> bool {
+    version.split_whitespace().any(|word| word == "PREEMPT_RT")
+}
+
 fn is_refusal(error: &(dyn Error + 'static)) -> bool {
     error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_real_time;
+
+    #[test]
+    fn real_time_kernels_say_so() {
+        assert!(is_real_time("#1 SMP PREEMPT_RT Debian 6.1.99-1 (2024-07-15)"));
+        assert!(!is_real_time("#1 SMP PREEMPT_DYNAMIC Mon Nov  2 12:00:00 UTC 2026"));
+    }
 }

@@ -2,7 +2,7 @@
 
 mod status;
 
-pub use self::status::{DropStatus, PathStatus, PeerStatus, TrafficStatus, TunnelStatus, collect};
+pub use self::status::{DropStatus, PathStatus, PeerStatus, SessionStatus, TrafficStatus, TunnelStatus, collect};
 
 /// The name of a path: PEER/UPLINK, and from the peer's second endpoint on that uplink on PEER/UPLINK/NUMBER.
 pub fn path_name(peer: &str, uplink: &str, endpoint: u32) -> String {

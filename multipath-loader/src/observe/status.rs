@@ -2,17 +2,15 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use anyhow::{Context, Result};
-use multipath_common::maps::{PATH_UP, Traffic, address_from};
-use nix::{
-    net::if_::if_indextoname,
-    time::{ClockId, clock_gettime},
-};
+use anyhow::Result;
+use multipath_common::maps::{PATH_UP, Peer, TROUBLE_CIPHER, TROUBLE_NONE, TROUBLE_WEAK_KEY, Traffic, address_from};
+use nix::net::if_::if_indextoname;
 use serde::Serialize;
 
 use super::path_name;
 use crate::{
-    config::PublicKey,
+    clock,
+    config::{Cipher, PublicKey},
     dataplane::{Maps, PathRecord, Pins, name_text},
 };
 
@@ -42,10 +40,33 @@ pub struct PeerStatus {
     pub name: String,
     /// Public key, base64.
     pub public_key: String,
-    /// How packets are sealed.
+    /// How packets are sealed, as configured: `chacha20-poly1305`, `auth` or `none`.
     pub cipher: &'static str,
+    /// What packets are sealed with now; absent while there is no session.
+    pub session: Option<SessionStatus>,
+    /// Handshakes begun since the last one was through.
+    pub handshake_attempts: u32,
+    /// Why no handshake gets through, as far as that is known.
+    pub trouble: Option<&'static str>,
     /// Its paths.
     pub paths: Vec<PathStatus>,
+}
+
+/// The session with a peer.
+#[derive(Debug, Clone, Serialize)]
+pub struct SessionStatus {
+    /// How its packets are sealed: `chacha20-poly1305`, `auth` or `none`.
+    pub cipher: &'static str,
+    /// Our receiver index.
+    pub index: u32,
+    /// The peer's receiver index.
+    pub remote_index: u32,
+    /// Seconds since the handshake that made it.
+    pub handshake_seconds: f64,
+    /// Seconds until it ends, unless another one replaces it; negative when it has ended.
+    pub expires_seconds: f64,
+    /// Packets sealed with it.
+    pub packets: u64,
 }
 
 /// A path.
@@ -115,7 +136,7 @@ pub struct DropStatus {
 pub fn collect(pins: &Pins) -> Result<TunnelStatus> {
     let maps = Maps::open(&pins.current_maps()?)?;
     let tunnel = maps.tunnel()?;
-    let now_ns = boottime_ns()?;
+    let now_ns = clock::since_boot()?.as_nanos() as u64;
     let mut peers = Vec::new();
     let mut names = Vec::new();
     for record in maps.peers()? {
@@ -128,7 +149,15 @@ pub fn collect(pins: &Pins) -> Result<TunnelStatus> {
         peers.push(PeerStatus {
             name: peer,
             public_key: PublicKey::from(record.peer.public_key).to_string(),
-            cipher: "none",
+            cipher: Cipher::from_number(record.peer.cipher).map_or("unknown", Cipher::name),
+            session: session_status(&maps, &record.peer, now_ns)?,
+            handshake_attempts: record.peer.attempts,
+            trouble: match record.peer.trouble {
+                TROUBLE_NONE => None,
+                TROUBLE_CIPHER => Some("the peer's configuration names another cipher"),
+                TROUBLE_WEAK_KEY => Some("the peer's public key is nobody's"),
+                _ => Some("the peer's answers are not authentic: the preshared keys differ, or they are forged"),
+            },
             paths,
         });
     }
@@ -152,6 +181,21 @@ pub fn collect(pins: &Pins) -> Result<TunnelStatus> {
         peers,
         drops,
     })
+}
+
+fn session_status(maps: &Maps, peer: &Peer, now_ns: u64) -> Result<Option<SessionStatus>> {
+    let seconds = |from_ns: u64, to_ns: u64| {
+        let distance = Duration::from_nanos(to_ns.abs_diff(from_ns)).as_secs_f64();
+        if from_ns <= to_ns { distance } else { -distance }
+    };
+    Ok(maps.session(peer.session)?.map(|session| SessionStatus {
+        cipher: Cipher::from_number(session.cipher).map_or("unknown", Cipher::name),
+        index: session.index,
+        remote_index: session.remote_index,
+        handshake_seconds: seconds(peer.handshake_ns, now_ns),
+        expires_seconds: seconds(now_ns, session.expires_ns),
+        packets: session.next_counter,
+    }))
 }
 
 #[expect(clippy::cast_precision_loss, reason = "16 weights of 32 bits stay far below 2^52")]
@@ -190,10 +234,4 @@ fn traffic_status(traffic: &Traffic, now_ns: u64) -> TrafficStatus {
 fn interface_name(ifindex: u32) -> String {
     let name = if_indextoname(ifindex).unwrap_or_default().to_string_lossy().into_owned();
     if name.is_empty() { format!("#{ifindex}") } else { name }
-}
-
-/// The clock of the programs, nanoseconds.
-fn boottime_ns() -> Result<u64> {
-    let now = clock_gettime(ClockId::CLOCK_BOOTTIME).context("can't read the clock")?;
-    Ok(Duration::from(now).as_nanos() as u64)
 }

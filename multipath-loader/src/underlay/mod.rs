@@ -1,12 +1,16 @@
-//! The network that the tunnel runs on and the device that it is: rtnetlink and ethtool, nothing about maps or programs.
+//! The network that the tunnel runs on and the device that it is: rtnetlink, ethtool and the daemon's sockets, nothing about
+//! maps or programs.
 //!
 //! An [`Underlay`] belongs to the network namespace of the thread that opens it.
 
 mod address;
 mod changes;
+mod datagram;
 mod ethtool;
+mod frame;
 mod link;
 mod route;
+mod steering;
 mod tunnel;
 mod xdp;
 
@@ -18,9 +22,12 @@ use netlink_packet_core::ErrorMessage;
 pub use self::{
     address::Address,
     changes::{Change, Changes},
+    datagram::{Datagram, Port, Route as DatagramRoute},
     ethtool::{Feature, Offloads, driver, features, set_offloads},
+    frame::FrameSocket,
     link::{Link, LinkLayer},
     route::Route,
+    steering::{processors, steer_receive},
     tunnel::{TunnelDevice, TunnelLink},
     xdp::native_xdp,
 };

@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
-use super::packet_socket::PacketSocket;
+use super::packet_socket::{LARGEST_FRAME, PacketSocket};
 use crate::namespace::Namespace;
 
 const POLL: Duration = Duration::from_millis(20);
@@ -45,12 +45,17 @@ impl Capture {
         let stopped = stop.clone();
         let capture = move || {
             let mut frames = Vec::new();
+            let mut buffer = vec![0; LARGEST_FRAME];
             loop {
                 // Looked at before the socket: what was queued when the capture was stopped is still read.
                 let is_last = stopped.load(Ordering::Acquire);
-                match socket.receive()? {
+                match socket.receive(&mut buffer)? {
                     Some(frame) => frames.push(frame),
-                    None if is_last => return Ok(frames),
+                    None if is_last => {
+                        let missed = socket.missed()?;
+                        ensure!(missed == 0, "the capture has missed {missed} frames");
+                        return Ok(frames);
+                    }
                     None => {}
                 }
             }
@@ -60,6 +65,9 @@ impl Capture {
     }
 
     /// Stops and returns what was captured, in order.
+    ///
+    /// # Errors
+    /// Frames came faster than they were read: the capture is not whole.
     pub fn stop(mut self) -> Result<Vec<Captured>> {
         self.end().unwrap_or_else(|| Ok(Vec::new()))
     }

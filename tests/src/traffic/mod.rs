@@ -1,12 +1,14 @@
 //! Packets and flows, and what became of them, as data.
 
 pub mod capture;
+pub mod flood;
 pub mod iperf;
 pub mod packet_socket;
 pub mod ping;
 pub mod stream;
 
 pub use capture::{Capture, Captured};
+pub use flood::Flood;
 pub use iperf::{Iperf, IperfReport};
 pub use packet_socket::PacketSocket;
 pub use ping::{Ping, PingReport};

@@ -17,9 +17,10 @@ use nix::sys::time::{TimeVal, TimeValLike as _};
 use super::capture::Captured;
 use crate::namespace::Namespace;
 
-// The kernel doubles it: room for some 20,000 small packets while the reader is off the CPU.
-const RECEIVE_BUFFER: usize = 16 << 20;
-const LARGEST_FRAME: usize = 65_536 + 64;
+// The kernel doubles it: room for some 80,000 small packets while the reader is off the CPU.
+const RECEIVE_BUFFER: usize = 64 << 20;
+/// Longest frame that is received whole, bytes.
+pub(crate) const LARGEST_FRAME: usize = 65_536 + 64;
 
 /// A socket bound to one interface that sends and receives whole frames: with the Ethernet header, or from the IP header on where
 /// the interface has none.
@@ -59,12 +60,11 @@ impl PacketSocket {
         Ok(())
     }
 
-    /// The next frame, or `None` where none came within the timeout.
-    pub(crate) fn receive(&self) -> Result<Option<Captured>> {
-        let mut bytes = vec![0; LARGEST_FRAME];
+    /// The next frame, or `None` where none came within the timeout. `buffer` has [`LARGEST_FRAME`] bytes and is reused.
+    pub(crate) fn receive(&self, buffer: &mut [u8]) -> Result<Option<Captured>> {
         let mut control = nix::cmsg_space!(nix::sys::time::TimeSpec);
         let (length, outgoing, at_ns) = {
-            let mut parts = [IoSliceMut::new(&mut bytes)];
+            let mut parts = [IoSliceMut::new(buffer)];
             let message =
                 match recvmsg::<LinkAddr>(self.fd.as_raw_fd(), &mut parts, Some(&mut control), MsgFlags::empty()) {
                     Ok(message) => message,
@@ -79,9 +79,25 @@ impl PacketSocket {
             let outgoing = message.address.is_some_and(|address| address.pkttype() == libc::PACKET_OUTGOING);
             (message.bytes, outgoing, time.unwrap_or(0))
         };
-        bytes.truncate(length);
-        bytes.shrink_to_fit();
-        Ok(Some(Captured { at_ns, is_outgoing: outgoing, bytes }))
+        Ok(Some(Captured { at_ns, is_outgoing: outgoing, bytes: buffer[..length].to_vec() }))
+    }
+
+    /// Frames that found the buffer full since the last call (packet(7), `PACKET_STATISTICS`).
+    pub(crate) fn missed(&self) -> Result<u32> {
+        let mut statistics = libc::tpacket_stats { tp_packets: 0, tp_drops: 0 };
+        let mut length = size_of_val(&statistics) as libc::socklen_t;
+        // SAFETY: the kernel writes at most `length` bytes to the pointer; both outlive the call.
+        let result = unsafe {
+            libc::getsockopt(
+                self.fd.as_raw_fd(),
+                libc::SOL_PACKET,
+                libc::PACKET_STATISTICS,
+                (&raw mut statistics).cast(),
+                &raw mut length,
+            )
+        };
+        Errno::result(result).with_context(|| format!("cannot ask what was missed at {}", self.interface))?;
+        Ok(statistics.tp_drops)
     }
 
     fn open(namespace: &Namespace, interface: &str, protocol: u16) -> Result<Self> {

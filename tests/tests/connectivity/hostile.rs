@@ -90,7 +90,7 @@ fn overhear(
 }
 
 fn check(hook: &str) -> Result<()> {
-    let scene = Scene::with_hook(&[LINK.family(Family::V4)], hook)?;
+    let scene = Scene::in_the_clear(&[LINK.family(Family::V4)], hook)?;
     let topology = &scene.topology;
     let link = topology.link(0)?;
     let journey = scene.journeys()[0];
@@ -148,7 +148,7 @@ fn at_tc() -> Result<()> {
 
 #[test]
 fn over_ipv6() -> Result<()> {
-    let scene = Scene::new(&[LINK.family(Family::V6)])?;
+    let scene = Scene::in_the_clear(&[LINK.family(Family::V6)], "auto")?;
     let topology = &scene.topology;
     let link = topology.link(0)?;
     let journey = scene.journeys()[1];

@@ -68,6 +68,22 @@ impl Scene {
         })
     }
 
+    /// The same, with packets that a test can read and forge, and nobody but the test to send any: nothing is encrypted, and
+    /// the daemons have ended, with their keepalives, and left the kernel forwarding.
+    pub fn in_the_clear(links: &[LinkSpec], hook: &str) -> Result<Self> {
+        let mut scene = Self::with(links, |_, configs| {
+            set_hook(configs, hook);
+            for peer in configs.iter_mut().flat_map(|config| &mut config.peers) {
+                peer.cipher = Some("none".to_owned());
+            }
+            Ok(())
+        })?;
+        for mut daemon in scene.daemons.drain(..) {
+            ensure!(daemon.terminate()?.success(), "{}", daemon.log());
+        }
+        Ok(scene)
+    }
+
     /// From host to host, in both directions and with both inner families.
     pub fn journeys(&self) -> [Journey<'_>; 4] {
         let Topology { a, b, .. } = &self.topology;
@@ -121,25 +137,34 @@ pub fn run_on(processors: Processors) -> Result<()> {
     sched_setaffinity(Pid::from_raw(0), &set).context("cannot choose a processor")
 }
 
-/// Starts a tunnel on both gateways at once.
+/// Starts a tunnel on both gateways at once, and waits for its session.
 pub fn up_both(topology: &Topology, configs: &[TunnelConfig; 2]) -> Result<Vec<Daemon>> {
     up_all(&[(&topology.a, &configs[0]), (&topology.b, &configs[1])])
 }
 
-/// Starts a tunnel on all gateways at once.
+/// Starts a tunnel on all gateways at once, and waits for its sessions.
 pub fn up_all(gateways: &[(&Gateway, &TunnelConfig)]) -> Result<Vec<Daemon>> {
     let up = |gateway: &Gateway, config| {
         run_on(Processors::All)?;
         gateway.up(config)
     };
-    thread::scope(|scope| {
+    let daemons = thread::scope(|scope| {
         let starting: Vec<_> =
             gateways.iter().map(|(gateway, config)| scope.spawn(move || up(gateway, config))).collect();
         starting
             .into_iter()
             .map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-            .collect()
-    })
+            .collect::<Result<_>>()
+    })?;
+    for (number, (gateway, config)) in gateways.iter().enumerate() {
+        gateway.wait_for_sessions(&config.name)?;
+        for (other, _) in &gateways[..number] {
+            if config.peers.iter().any(|peer| peer.name == other.name()) {
+                gateway.wait_for_session_with(other, &config.name)?;
+            }
+        }
+    }
+    Ok(daemons)
 }
 
 /// Has all uplinks receive by one hook: `auto`, `native`, `generic` or `off`.

@@ -18,7 +18,7 @@ const CLOCK_TOLERANCE: i64 = 100_000;
 #[test]
 fn every_packet_is_in_the_wire_format() -> Result<()> {
     let links = [LINK.family(Family::V4), LINK.family(Family::V6)];
-    let scene = Scene::new(&links)?;
+    let scene = Scene::in_the_clear(&links, "auto")?;
     let a = &scene.topology.a;
     let journeys = scene.journeys();
     journeys[0].ping(84)?;

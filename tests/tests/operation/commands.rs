@@ -33,7 +33,7 @@ fn a_file_is_checked_and_nothing_applied() -> Result<()> {
     };
     for (old, new, key, expected) in [
         ("listen_port = 5182", "listen_port = 70000", "listen_port", "65535"),
-        ("cipher = \"none\"", "cipher = \"rot13\"", "cipher", "none"),
+        ("name = \"b\"", "name = \"b\"\ncipher = \"rot13\"", "cipher", "none"),
         ("name = \"up0\"", "name = \"up0\"\nweight = 0", "weight", "1"),
         ("name = \"up0\"", "name = \"up0\"\nrate = \"8\"", "rate", "8mbit"),
         ("name = \"up0\"", "name = \"up0\"\nxdp = \"fast\"", "xdp", "native"),
@@ -79,7 +79,11 @@ fn status_and_paths_as_data_and_as_tables() -> Result<()> {
         assert_eq!(tunnel[key], *value, "{key}");
     }
     let peer = &tunnel["peers"][0];
-    assert_eq!((peer["name"].as_str(), peer["cipher"].as_str()), (Some("b"), Some("none")));
+    assert_eq!((peer["name"].as_str(), peer["cipher"].as_str()), (Some("b"), Some("chacha20-poly1305")));
+    let session = &peer["session"];
+    assert!(session["handshake_seconds"].as_f64().is_some_and(|age| (0.0..60.0).contains(&age)), "{session}");
+    assert!(session["expires_seconds"].as_f64().is_some_and(|left| (120.0..=180.0).contains(&left)), "{session}");
+    assert_eq!((peer["handshake_attempts"].as_u64(), &peer["trouble"]), (Some(0), &Value::Null));
     assert_eq!(peer["public_key"].as_str().map(str::len), Some(44));
     assert!(tunnel["drops"].is_array());
     for (number, path) in peer["paths"].as_array().context("paths")?.iter().enumerate() {
@@ -98,7 +102,16 @@ fn status_and_paths_as_data_and_as_tables() -> Result<()> {
     }
     assert_eq!(paths(gateway)?.len(), 2);
     let text = gateway.mpvpn(&["status"])?.success()?.to_owned();
-    for part in ["tunnel: mp0", "daemon: running", "peer: b", "NOT ENCRYPTED", "b/up0", "b/up1", "50 %"] {
+    for part in [
+        "tunnel: mp0",
+        "daemon: running",
+        "peer: b",
+        "cipher: chacha20-poly1305\n",
+        "session: up",
+        "b/up0",
+        "b/up1",
+        "50 %",
+    ] {
         assert!(text.contains(part), "{part} is not in:\n{text}");
     }
     assert!(gateway.mpvpn(&["path", "list"])?.success()?.contains("b/up1"));
@@ -143,6 +156,9 @@ fn keys_help_and_completions() -> Result<()> {
     let key = gateway.mpvpn(&["genkey"])?.success()?.to_owned();
     assert_eq!(key.trim().len(), 44);
     assert_ne!(key, gateway.mpvpn(&["genkey"])?.success()?);
+    let preshared = gateway.mpvpn(&["genpsk"])?.success()?.to_owned();
+    assert_eq!(preshared.trim().len(), 44);
+    assert_ne!(preshared, gateway.mpvpn(&["genpsk"])?.success()?);
     let mut pubkey = gateway.mpvpn_command(&["pubkey"])?.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
     pubkey.stdin.take().context("stdin")?.write_all(key.as_bytes())?;
     let public = String::from_utf8(pubkey.wait_with_output()?.stdout)?;
@@ -157,6 +173,7 @@ fn keys_help_and_completions() -> Result<()> {
         &["path", "list"],
         &["path", "set"],
         &["genkey"],
+        &["genpsk"],
         &["pubkey"],
         &["doctor"],
         &["completions"],

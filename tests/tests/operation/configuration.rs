@@ -24,6 +24,13 @@ fn links(gateway: &Gateway) -> Result<Vec<String>> {
     Ok(names)
 }
 
+/// Links of the uplinks with those of the tunnel's own device, sorted.
+fn with_own<'a>(uplinks: &[&'a str]) -> Vec<&'a str> {
+    let mut links = [&["delivered", "egress", "opening", "steer"], uplinks].concat();
+    links.sort_unstable();
+    links
+}
+
 #[test]
 fn weights_and_rates_of_the_file_decide_the_shares() -> Result<()> {
     let _alone = alone();
@@ -89,6 +96,7 @@ fn a_changed_file_takes_effect_without_harm_to_what_stays() -> Result<()> {
     let [config, b, c] = triangle.configs()?;
     let mut daemon = a.up(&config)?;
     let _others = [triangle.b.up(&b)?, triangle.c.up(&c)?];
+    a.wait_for_sessions("mp0")?;
     assert_eq!(names(a)?, ["b/up0", "b/up1", "c/up2"]);
     let reaches = |gateway: &Gateway| -> Result<bool> {
         let ping = multipath_tests::traffic::Ping { count: 3, ..multipath_tests::traffic::Ping::to(gateway.host_v4()) };
@@ -112,7 +120,7 @@ fn a_changed_file_takes_effect_without_harm_to_what_stays() -> Result<()> {
     assert_eq!(names(a)?, ["c/up2"]);
     assert_eq!(key_of("c/up2")?, keys[2], "the path keeps its number");
     assert_eq!(path(a, "c/up2")?["operator_weight"], 77);
-    assert_eq!(links(a)?, ["egress", "up2-tc", "up2-xdp"]);
+    assert_eq!(links(a)?, with_own(&["up2-tc", "up2-xdp"]));
     assert!(!reaches(&triangle.b)?);
     let routes = a.namespace().output(&["ip", "route", "show", "dev", "mp0"], PATIENCE)?;
     assert!(!routes.success()?.contains("10.98.2.0"), "{}", routes.stdout);
@@ -134,7 +142,8 @@ fn a_changed_file_takes_effect_without_harm_to_what_stays() -> Result<()> {
     found.sort();
     assert_eq!(found, ["c/up2", "hub/fibre", "hub/up1"]);
     assert_eq!(key_of("c/up2")?, keys[2]);
-    assert_eq!(links(a)?, ["egress", "fibre-tc", "fibre-xdp", "up1-tc", "up1-xdp", "up2-tc", "up2-xdp"]);
+    assert_eq!(links(a)?, with_own(&["fibre-tc", "fibre-xdp", "up1-tc", "up1-xdp", "up2-tc", "up2-xdp"]));
+    a.wait_for_session_with(&triangle.b, "mp0")?;
     assert!(reaches(&triangle.b)?);
     let routes = a.namespace().output(&["ip", "route", "show", "dev", "mp0"], PATIENCE)?;
     assert!(routes.success()?.contains("10.55.0.0/16"), "{}", routes.stdout);
@@ -147,7 +156,7 @@ fn a_changed_file_takes_effect_without_harm_to_what_stays() -> Result<()> {
     named_back.peers[0].endpoints[1].uplinks = vec!["copper".to_owned()];
     daemon.terminate()?;
     let _daemon = a.up(&named_back)?;
-    assert_eq!(links(a)?, ["copper-tc", "copper-xdp", "egress", "fibre-tc", "fibre-xdp", "up2-tc", "up2-xdp"]);
+    assert_eq!(links(a)?, with_own(&["copper-tc", "copper-xdp", "fibre-tc", "fibre-xdp", "up2-tc", "up2-xdp"]));
     assert_eq!(path(a, "b/copper")?["state"], "up");
     assert_eq!(key_of("b/fibre")?, hub);
     assert_eq!(status(a)?["peers"].as_array().map(Vec::len), Some(2));
@@ -176,5 +185,35 @@ fn a_changed_prefix_moves_from_one_peer_to_the_other() -> Result<()> {
     daemon.terminate()?;
     let _daemon = topology.a.up(&config)?;
     assert_eq!(ping.run(topology.ha())?.received, 3);
+    close(topology)
+}
+
+#[test]
+fn a_session_of_other_keys_or_another_cipher_ends_at_the_start() -> Result<()> {
+    let _alone = alone();
+    let topology = topology(1)?;
+    let [mut daemon, _b] = up(&topology)?;
+    let [config, _] = topology.tunnel_configs(0);
+    let session = |gateway: &Gateway| -> Result<Value> { Ok(status(gateway)?["peers"][0]["session"].clone()) };
+    let index = session(&topology.a)?["index"].clone();
+    assert!(index.is_u64(), "{index}");
+    // A daemon that ends leaves it to the next one.
+    daemon.terminate()?;
+    assert_eq!(session(&topology.a)?["index"], index);
+    let key_file = topology.a.directory().join("psk");
+    topology.a.write_secret(&key_file, "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=\n")?;
+    let mut other_key = config.clone();
+    other_key.peers[0].preshared_key_file = Some(key_file.display().to_string());
+    let mut daemon = topology.a.up(&other_key)?;
+    assert!(session(&topology.a)?.is_null(), "a session that was made without the preshared key goes on");
+    daemon.terminate()?;
+
+    let mut daemon = topology.a.up(&config)?;
+    topology.a.wait_for_sessions("mp0")?;
+    daemon.terminate()?;
+    let mut other_cipher = config.clone();
+    other_cipher.peers[0].cipher = Some("auth".to_owned());
+    let _daemon = topology.a.up(&other_cipher)?;
+    assert!(session(&topology.a)?.is_null(), "a session of another cipher goes on");
     close(topology)
 }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fs, time::Duration};
 use anyhow::{Context, Result, ensure};
 use etherparse::PacketBuilder;
 use multipath_tests::{
-    End, Family, LinkSpec, Process, Topology,
+    Daemon, End, Family, LinkSpec, Process, Topology,
     config::LISTEN_PORT,
     gateway::READY,
     traffic::{Ping, UdpStream},
@@ -61,11 +61,19 @@ fn no_arp(topology: &Topology, number: usize) -> Result<()> {
     Ok(())
 }
 
+/// Ends the daemons, and with them their keepalives; the kernel forwards on.
+fn silence(daemons: [Daemon; 2]) -> Result<()> {
+    for mut daemon in daemons {
+        ensure!(daemon.terminate()?.success(), "{}", daemon.log());
+    }
+    Ok(())
+}
+
 #[test]
 fn status_bpftool_and_the_wire_agree() -> Result<()> {
     let _alone = alone();
     let topology = topology(2)?;
-    let _daemons = up(&topology)?;
+    silence(up(&topology)?)?;
     for number in 0..2 {
         no_arp(&topology, number)?;
     }
@@ -112,7 +120,7 @@ fn status_bpftool_and_the_wire_agree() -> Result<()> {
 fn last_seen_advances() -> Result<()> {
     let _alone = alone();
     let topology = topology(1)?;
-    let _daemons = up(&topology)?;
+    silence(up(&topology)?)?;
     let seen = || path(&topology.a, "b/up0")?["egress"]["last_seen_seconds"].as_f64().context("last seen");
     std::thread::sleep(Duration::from_millis(300));
     let idle = seen()?;
@@ -127,7 +135,7 @@ fn last_seen_advances() -> Result<()> {
 fn dropped_packets_are_counted_by_reason() -> Result<()> {
     let _alone = alone();
     let topology = topology(1)?;
-    let _daemons = up(&topology)?;
+    silence(up(&topology)?)?;
     no_arp(&topology, 0)?;
     let link = topology.link(0)?;
     let (from, to) = (link.interface(End::B), link.interface(End::A));

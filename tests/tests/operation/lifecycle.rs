@@ -64,11 +64,12 @@ fn assert_gone(gateway: &Gateway, objects: &Objects) -> Result<()> {
     Ok(())
 }
 
-/// Three programs: egress on the port, TC and XDP on the uplink.
+/// Six links: `egress` and `ingress_tc` on the port, `ingress_tc` and XDP on the uplink, `steer` and `delivered` on the
+/// device.
 fn assert_up(topology: &Topology) -> Result<Objects> {
     passes(topology)?;
     let objects = objects(&topology.a)?;
-    assert!(objects.programs.len() == 3 && objects.maps.len() >= 10, "{:?} {:?}", objects.programs, objects.maps);
+    assert!(objects.programs.len() == 6 && objects.maps.len() >= 10, "{:?} {:?}", objects.programs, objects.maps);
     Ok(objects)
 }
 

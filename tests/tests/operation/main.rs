@@ -4,6 +4,8 @@ mod commands;
 mod configuration;
 mod counters;
 mod lifecycle;
+mod privileges;
+mod spreading;
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
@@ -37,8 +39,9 @@ fn up(topology: &Topology) -> Result<[Daemon; 2]> {
     Ok(daemons)
 }
 
-/// Packets pass between the hosts, both ways.
+/// Packets pass between the hosts, both ways, once there is a session.
 fn passes(topology: &Topology) -> Result<()> {
+    topology.wait_for_session("mp0")?;
     let report = Ping { count: 5, ..Ping::to(topology.b.host_v4()) }.run(topology.ha())?;
     ensure!(report.received == 5, "the hosts do not reach each other: {report:?}");
     Ok(())

@@ -27,7 +27,7 @@ use nix::{
     time::{ClockId, clock_gettime},
 };
 
-use crate::{alone, close, flow_paths::Watch, path, paths, until, up};
+use crate::{alone, close, flow_paths::Watch, path, paths, until, up, up_in_the_clear};
 
 /// What the issue allows from the event to the last packet.
 const LEFT_WITHIN: Duration = Duration::from_millis(10);
@@ -168,7 +168,7 @@ fn median(mut durations: Vec<Duration>) -> Duration {
 fn a_cut_link_is_left_at_once_and_used_again() -> Result<()> {
     let _alone = alone();
     let topology = Topology::new(&[LinkSpec::PERFECT.family(Family::V4); 3])?;
-    let [mut a, mut b] = up(&topology)?;
+    let [mut a, mut b] = up_in_the_clear(&topology)?;
     let events = Events::listen(topology.a.namespace())?;
     let watch = Watch::start(&topology.a, 3)?;
     let stream = UdpStream { flows: FLOWS, ..UdpStream::to(topology.b.host_v4(), 2000, 64, Duration::from_mins(1)) };

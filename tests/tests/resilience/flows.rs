@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use anyhow::Result;
 use multipath_tests::{Family, LinkSpec, Topology, traffic::UdpStream};
 
-use crate::{alone, close, flow_paths::Watch, up};
+use crate::{alone, clear, close, flow_paths::Watch, up_in_the_clear, up_with};
 
 const FLOWS: u16 = 1000;
 
@@ -28,13 +28,13 @@ fn a_thousand_flows_follow_the_weights_and_only_those_move_that_must() -> Result
     let topology = Topology::new(&[LinkSpec::VETH.family(Family::V4); 3])?;
     // As many ports as flows: every run has the same flows.
     topology.ha().sysctl("net/ipv4/ip_local_port_range", "20000 20999")?;
-    let [mut a, b] = topology.tunnel_configs(0);
+    let mut configs = topology.tunnel_configs(0);
     let weights = [8, 3, 10];
-    for (uplink, weight) in a.uplinks.iter_mut().zip(weights) {
+    for (uplink, weight) in configs[0].uplinks.iter_mut().zip(weights) {
         uplink.weight = Some(weight);
     }
-    let _daemons = [topology.a.up(&a)?, topology.b.up(&b)?];
-    crate::meet(&topology)?;
+    clear(&mut configs);
+    let _daemons = up_with(&topology, &configs)?;
 
     let before = uplinks_of_flows(&topology)?;
     assert_eq!(before.len(), usize::from(FLOWS));
@@ -70,7 +70,7 @@ fn equal_weights_without_a_word_in_the_configuration() -> Result<()> {
     let _alone = alone();
     let topology = Topology::new(&[LinkSpec::VETH.family(Family::V4); 2])?;
     topology.ha().sysctl("net/ipv4/ip_local_port_range", "20000 20999")?;
-    let _daemons = up(&topology)?;
+    let _daemons = up_in_the_clear(&topology)?;
     let first = uplinks_of_flows(&topology)?.values().filter(|uplink| **uplink == 0).count();
     assert!((450..550).contains(&first), "{first} of {FLOWS} flows by up0");
     close(topology)

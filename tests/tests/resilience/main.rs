@@ -19,7 +19,7 @@ use multipath_loader::{
     dataplane::Pins,
     observe::{PathStatus, TunnelStatus, collect},
 };
-use multipath_tests::{Daemon, Gateway, Topology, traffic::Ping};
+use multipath_tests::{Daemon, Gateway, Topology, TunnelConfig, traffic::Ping};
 
 /// How long anything may take that has no limit of its own.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -32,8 +32,24 @@ fn alone() -> MutexGuard<'static, ()> {
 
 /// Starts the tunnel's daemons on both gateways, with the configurations that the topology gives.
 fn up(topology: &Topology) -> Result<[Daemon; 2]> {
-    let [a, b] = topology.tunnel_configs(0);
-    let daemons = [topology.a.up(&a)?, topology.b.up(&b)?];
+    up_with(topology, &topology.tunnel_configs(0))
+}
+
+/// The same, without encryption, for tests that read on the wire which flow a packet belongs to.
+fn up_in_the_clear(topology: &Topology) -> Result<[Daemon; 2]> {
+    let mut configs = topology.tunnel_configs(0);
+    clear(&mut configs);
+    up_with(topology, &configs)
+}
+
+fn clear(configs: &mut [TunnelConfig; 2]) {
+    for peer in configs.iter_mut().flat_map(|config| &mut config.peers) {
+        peer.cipher = Some("none".to_owned());
+    }
+}
+
+fn up_with(topology: &Topology, [a, b]: &[TunnelConfig; 2]) -> Result<[Daemon; 2]> {
+    let daemons = [topology.a.up(a)?, topology.b.up(b)?];
     meet(topology)?;
     Ok(daemons)
 }
@@ -47,8 +63,9 @@ fn meet(topology: &Topology) -> Result<()> {
     passes(topology)
 }
 
-/// Packets pass between the hosts, both ways.
+/// Packets pass between the hosts, both ways, once there is a session.
 fn passes(topology: &Topology) -> Result<()> {
+    topology.wait_for_session("mp0")?;
     let report = Ping { count: 5, ..Ping::to(topology.b.host_v4()) }.run(topology.ha())?;
     ensure!(report.received == 5, "the hosts do not reach each other: {report:?}");
     Ok(())

@@ -3,6 +3,7 @@
 use std::{fs, os::unix::fs::PermissionsExt as _, thread, time::Duration};
 
 use anyhow::{Result, ensure};
+use multipath_loader::control::keepalive::DOUBT;
 use multipath_tests::{
     Family, Gateway, LinkSpec, Process, Topology,
     gateway::{READY, mpvpn_binary},
@@ -10,7 +11,7 @@ use multipath_tests::{
 };
 use nix::sys::signal::Signal;
 
-use crate::{PATIENCE, alone, close, path, paths, status, until, up};
+use crate::{PATIENCE, alone, close, passes, path, paths, status, until, up};
 
 const PACE: u32 = 20_000;
 
@@ -137,5 +138,22 @@ fn weights_act_without_a_daemon_and_survive_its_restart() -> Result<()> {
     println!("dead {dead:.3?}, restarted {restarted:.3?}, automatic {automatic:.3?}");
     // 200 flows with random ports: the standard deviation is 3.5 points.
     assert!((0.35..0.65).contains(&automatic[0]), "{automatic:?}");
+    close(topology)
+}
+
+#[test]
+fn a_peer_that_has_lost_the_session_is_found_again() -> Result<()> {
+    let _alone = alone();
+    // b can't begin: it does not know where a is.
+    let topology = Topology::new(&[LinkSpec::PERFECT.family(Family::V4).natted()])?;
+    let [a, b] = topology.tunnel_configs(0);
+    let _a = topology.a.up(&a)?;
+    let mut daemon = topology.b.up(&b)?;
+    passes(&topology)?;
+    daemon.interrupt()?;
+    let _b = topology.b.up(&b)?;
+    // a doubts a peer that it has heard nothing of for so long.
+    thread::sleep(DOUBT);
+    passes(&topology)?;
     close(topology)
 }

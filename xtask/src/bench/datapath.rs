@@ -4,9 +4,11 @@ use anyhow::{Result, ensure};
 use multipath_tests::TunnelConfig;
 
 use super::compare::Contestant;
+use super::crypto::Crypto;
+use super::peers::{OURS, PEERS, Peer};
 use super::program_time::{LENGTHS, Times};
 use super::report::Report;
-use super::rig::Rig;
+use super::rig::{Rig, protect};
 use super::scale::Case;
 use super::{idle, report};
 use crate::command::is_root;
@@ -29,6 +31,9 @@ pub(crate) struct Options {
     /// Length of each timed run of traffic
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=600))]
     seconds: u32,
+    /// How the tunnel's packets are protected
+    #[arg(long, default_value = "chacha20-poly1305", value_parser = ["chacha20-poly1305", "auth", "none"])]
+    cipher: String,
     /// Repetitions, of which the median counts
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
     reps: u32,
@@ -44,6 +49,10 @@ enum Part {
     Programs,
     /// The tunnel beside veth and VXLAN
     Compare,
+    /// Sealing and opening alone, beside `OpenSSL`
+    Crypto,
+    /// The tunnel beside other VPNs
+    Peers,
     /// Many paths and peers
     Scale,
 }
@@ -62,7 +71,10 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
         let mut rig = Rig::new(UPLINKS)?;
         let mut configs = [rig.configs(0, &["up0".to_owned()]), rig.configs(1, &["up1".to_owned()])];
         configs[0].iter_mut().for_each(with_xdp);
-        for pair in &configs {
+        for pair in &mut configs {
+            for config in pair.iter_mut() {
+                protect(config, &options.cipher);
+            }
             rig.up(pair)?;
         }
         if wants(Part::Programs) {
@@ -72,10 +84,16 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
             report.contestants = compare(&rig, options)?;
         }
     }
+    if wants(Part::Crypto) {
+        report.crypto = Some(Crypto::measure(workspace, options.reps)?);
+    }
+    if wants(Part::Peers) {
+        report.peers = peers(workspace, options)?;
+    }
     if wants(Part::Scale) {
         report.cases = scale(options)?;
         for peers in CAPACITIES {
-            report.memory.push((peers, memory(peers, &report.cases)?));
+            report.memory.push((peers, memory(peers, &report.cases, &options.cipher)?));
         }
     }
     print!("{report}");
@@ -131,11 +149,38 @@ fn compare(rig: &Rig, options: &Options) -> Result<Vec<Contestant>> {
     Ok(contestants)
 }
 
+/// The tunnel and other VPNs, each over a veth pair of its own as the kernel makes it, with offloads.
+fn peers(workspace: &Workspace, options: &Options) -> Result<Vec<(&'static str, Option<Contestant>)>> {
+    let mut rig = Rig::new(1 + PEERS.len())?;
+    let mut configs = rig.configs(0, &["up0".to_owned()]);
+    for config in &mut configs {
+        protect(config, &options.cipher);
+    }
+    rig.up(&configs)?;
+    rig.switch_offloads("up0", true)?;
+    let mut contestants = vec![(OURS, Some(Contestant::new(OURS, "this tunnel", &Rig::tunnel(0), None)))];
+    let mut running = Vec::new();
+    for (uplink, (name, what)) in (1..).zip(PEERS) {
+        rig.switch_offloads(&format!("up{uplink}"), true)?;
+        let peer = Peer::start(name, workspace, &rig, uplink);
+        contestants.push((name, peer.as_ref().map(|peer| Contestant::new(name, what, peer.way(), None))));
+        running.push(peer);
+    }
+    for repetition in 1..=options.reps {
+        idle::check()?;
+        for contestant in contestants.iter_mut().filter_map(|(_, contestant)| contestant.as_mut()) {
+            report::progress(repetition, options.reps, contestant.what);
+            contestant.measure(&rig, options.seconds)?;
+        }
+    }
+    Ok(contestants)
+}
+
 fn scale(options: &Options) -> Result<Vec<Case>> {
     let mut cases = Vec::new();
     for (paths, peers) in SIZES {
         eprintln!("  .. bringing up {paths} paths, {peers} peers");
-        cases.push(Case::new(paths, peers)?);
+        cases.push(Case::new(paths, peers, &options.cipher)?);
     }
     for repetition in 1..=options.reps {
         idle::check()?;
@@ -148,9 +193,9 @@ fn scale(options: &Options) -> Result<Vec<Case>> {
 }
 
 /// Memory of the maps for so many peers: of a case that is there, or of a tunnel made for it.
-fn memory(peers: usize, cases: &[Case]) -> Result<u64> {
+fn memory(peers: usize, cases: &[Case], cipher: &str) -> Result<u64> {
     match cases.iter().find(|case| case.peers == peers) {
         Some(case) => Ok(case.memory),
-        None => Ok(Case::new(1, peers)?.memory),
+        None => Ok(Case::new(1, peers, cipher)?.memory),
     }
 }

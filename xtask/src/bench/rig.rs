@@ -53,7 +53,7 @@ impl Rig {
         })
     }
 
-    /// Brings a tunnel up at both gateways; the longer of both times.
+    /// Brings a tunnel up at both gateways and waits for its session; the longer of both times until they were ready.
     pub(crate) fn up(&mut self, configs: &[TunnelConfig; 2]) -> Result<Duration> {
         let mut longest = Duration::ZERO;
         for (gateway, config) in [&self.topology.a, &self.topology.b].into_iter().zip(configs) {
@@ -61,6 +61,7 @@ impl Rig {
             longest = longest.max(daemon.ready_after());
             self.daemons.push(daemon);
         }
+        self.topology.wait_for_session(&configs[0].name)?;
         Ok(longest)
     }
 
@@ -71,21 +72,37 @@ impl Rig {
 
     /// The bare uplink number `number`.
     pub(crate) fn uplink(number: u8) -> Way {
-        Way { device: format!("up{number}"), to: Ipv4Addr::new(10, 100 + number, 0, 2) }
+        Way { device: format!("up{number}"), to: Self::outer(number, 2) }
+    }
+
+    /// Address of gateway a (1) or b (2) on uplink number `number`.
+    pub(crate) fn outer(number: u8, gateway: u8) -> Ipv4Addr {
+        Ipv4Addr::new(10, 100 + number, 0, gateway)
+    }
+
+    /// Address of gateway a (1) or b (2) in another tunnel over uplink number `number`.
+    pub(crate) fn inner(number: u8, gateway: u8) -> Ipv4Addr {
+        Ipv4Addr::new(10, 200 + number, 0, gateway)
+    }
+
+    /// The inside of another tunnel over uplink number `number`.
+    pub(crate) fn inside(device: &str, number: u8) -> Way {
+        Way { device: device.to_owned(), to: Self::inner(number, 2) }
     }
 
     /// Makes a VXLAN over uplink number `number`.
     pub(crate) fn vxlan(&self, number: u8) -> Result<Way> {
         let device = format!("vx{number}");
-        let [outer, inner] = [100 + number, 200 + number];
         for (gateway, own, far) in [(self.a(), 1, 2), (self.b(), 2, 1)] {
+            let [own_outer, far_outer] = [own, far].map(|end| Self::outer(number, end));
+            let inner = Self::inner(number, own);
             gateway.ip(&format!(
-                "link add {device} type vxlan id {number} dstport 4789 dev up{number} local 10.{outer}.0.{own} remote 10.{outer}.0.{far}\n\
-                 addr add 10.{inner}.0.{own}/24 dev {device}\n\
+                "link add {device} type vxlan id {number} dstport 4789 dev up{number} local {own_outer} remote {far_outer}\n\
+                 addr add {inner}/24 dev {device}\n\
                  link set {device} up"
             ))?;
         }
-        Ok(Way { device, to: Ipv4Addr::new(10, inner, 0, 2) })
+        Ok(Self::inside(&device, number))
     }
 
     /// Switches the segmentation and checksum offloads of a device at both ends.
@@ -168,6 +185,13 @@ impl Rig {
 
     fn b(&self) -> &Namespace {
         self.topology.b.namespace()
+    }
+}
+
+/// Sets the cipher of all peers.
+pub(crate) fn protect(config: &mut TunnelConfig, cipher: &str) {
+    for peer in &mut config.peers {
+        peer.cipher = Some(cipher.to_owned());
     }
 }
 

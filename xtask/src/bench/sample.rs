@@ -36,6 +36,11 @@ impl Sample {
     pub(crate) fn json(&self) -> Value {
         json!((self.median() * 10.0).round() / 10.0)
     }
+
+    /// The same, or null where nothing was measured.
+    pub(crate) fn known(&self) -> Value {
+        if self.0.is_empty() { Value::Null } else { self.json() }
+    }
 }
 
 impl fmt::Display for Sample {

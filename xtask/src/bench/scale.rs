@@ -10,7 +10,7 @@ use multipath_tests::config::PeerSection;
 
 use super::bpf::RunTimes;
 use super::program_time::{EGRESS, timed};
-use super::rig::Rig;
+use super::rig::{Rig, protect};
 use super::sample::Sample;
 
 /// Bytes of the inner packets.
@@ -22,7 +22,7 @@ const FLOWS: u32 = 16;
 pub(crate) struct Case {
     /// Paths to the peer that is there.
     pub(crate) paths: usize,
-    /// Peers, each with a prefix and an endpoint; all but one are not there.
+    /// Peers, each with a prefix; all but one have not called yet.
     pub(crate) peers: usize,
     /// How long `mpvpn up` took until it was ready, at the slower gateway.
     pub(crate) ready_after: Duration,
@@ -37,12 +37,13 @@ pub(crate) struct Case {
 
 impl Case {
     /// Brings a tunnel of that size up.
-    pub(crate) fn new(paths: usize, peers: usize) -> Result<Self> {
+    pub(crate) fn new(paths: usize, peers: usize, cipher: &str) -> Result<Self> {
         let mut rig = Rig::new(paths)?;
         let uplinks: Vec<String> = (0..paths).map(|number| format!("up{number}")).collect();
         let mut configs = rig.configs(0, &uplinks);
         for config in &mut configs {
             add_peers(config, peers);
+            protect(config, cipher);
         }
         let ready_after = rig.up(&configs)?;
         let memory = rig.map_memory(&Rig::tunnel(0))?;
@@ -64,25 +65,20 @@ impl Case {
     }
 }
 
-/// Adds peers like the first one, with a prefix of 11.0.0.0/8 and the first one's address at other ports, until there
-/// are `count`.
+/// Adds peers with a prefix of 11.0.0.0/8 each, whose addresses are learned when they call, until there are `count`.
 fn add_peers(config: &mut TunnelConfig, count: usize) {
     let Some(first) = config.peers.first().cloned() else { return };
     for number in 1..count as u32 {
         let [_, high, middle, low] = number.to_be_bytes();
         let mut key = [0x42; 32];
         key[..4].copy_from_slice(&number.to_le_bytes());
-        let mut endpoints = first.endpoints.clone();
-        endpoints.truncate(1);
-        for endpoint in &mut endpoints {
-            endpoint.address.set_port(20_000 + number as u16);
-        }
         config.peers.push(PeerSection {
             name: format!("p{number}"),
             public_key: STANDARD.encode(key),
-            endpoints,
+            endpoints: Vec::new(),
             allowed_ips: vec![format!("11.{high}.{middle}.{low}/32")],
             cipher: first.cipher.clone(),
+            preshared_key_file: None,
         });
     }
 }

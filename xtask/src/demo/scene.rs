@@ -101,6 +101,7 @@ impl Scene {
         }
         let [a, b] = &configs;
         let daemons = [self.topology.a.up(a)?, self.topology.b.up(b)?];
+        self.topology.wait_for_session(&a.name)?;
         let ping = Ping { count: 3, ..Ping::to(self.topology.b.host_v4()) }.run(self.topology.ha())?;
         if ping.received == 0 {
             bail!("the tunnel is up, but the hosts do not reach each other: {:?}", ping.errors);

@@ -8,7 +8,7 @@ use nix::sys::{
 };
 
 use super::check::Check;
-use crate::dataplane::{has_tcx, missing_kinds};
+use crate::dataplane::{has_tcx, is_real_time, missing_kinds};
 
 /// The oldest kernel that the programs are verified on.
 const KERNEL_MIN: (u32, u32) = (6, 1);
@@ -22,11 +22,14 @@ const CAP_BPF: u32 = 39;
 
 /// Checks the machine that this runs on.
 pub(super) fn check(bpffs: &Path) -> Vec<Check> {
-    let release = uname().map(|name| name.release().to_string_lossy().into_owned()).unwrap_or_default();
+    let (release, version) = uname()
+        .map(|name| (name.release().to_string_lossy().into_owned(), name.version().to_string_lossy().into_owned()))
+        .unwrap_or_default();
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
     vec![
         kernel(&release),
+        preemption(&version),
         capabilities(&status),
         programs(missing_kinds()),
         tcx(has_tcx()),
@@ -43,6 +46,18 @@ fn kernel(release: &str) -> Check {
     match (numbers.next(), numbers.next()) {
         (Some(major), Some(minor)) if (major, minor) >= KERNEL_MIN => Check::ok("kernel", release),
         _ => Check::fail("kernel", release, format!("run Linux {least_major}.{least_minor} or newer")),
+    }
+}
+
+fn preemption(version: &str) -> Check {
+    if is_real_time(version) {
+        Check::fail(
+            "preemption",
+            "PREEMPT_RT: the packets of one processor interrupt each other, and would mix in the programs' memory",
+            "run a kernel without PREEMPT_RT",
+        )
+    } else {
+        Check::ok("preemption", "no packet interrupts another one on its processor")
     }
 }
 
@@ -135,8 +150,8 @@ fn clock(seconds: u64) -> Check {
     if seconds < YEAR_2026 {
         Check::fail(
             "clock",
-            "before 2026: peers would take every packet for an old one after a restart",
-            "set the clock (with cipher = \"none\" packet counters start from it), for instance by NTP before mpvpn",
+            "before 2026: peers take a handshake for a recorded one when its time lies before the last one's",
+            "set the clock before mpvpn starts, for instance by NTP; it must not go backwards over a reboot",
         )
     } else {
         Check::ok("clock", "after 2026")
@@ -159,6 +174,12 @@ mod tests {
         ] {
             assert_eq!(kernel(release).verdict(), verdict, "{release}");
         }
+    }
+
+    #[test]
+    fn preemptions() {
+        assert_eq!(preemption("#1 SMP PREEMPT_RT").verdict(), Verdict::Fail);
+        assert_eq!(preemption("#1 SMP PREEMPT_DYNAMIC").verdict(), Verdict::Ok);
     }
 
     #[test]

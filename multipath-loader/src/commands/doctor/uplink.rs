@@ -145,8 +145,8 @@ fn reverse_path(name: &str, interface: &str, rp_filter: Option<u8>) -> Check {
     match rp_filter {
         Some(1) => Check::warn(
             name,
-            "strict: what the programs leave to the stack (ICMP errors of routers on the way) is dropped unless the \
-             best route back leads through this uplink",
+            "strict: what the programs leave to the stack (handshakes, and ICMP errors of routers on the way) is dropped \
+             unless the best route back leads through this uplink",
             format!(
                 "sysctl -w net.ipv4.conf.all.rp_filter=2 net.ipv4.conf.{}.rp_filter=2",
                 interface.replace('.', "/")

@@ -1,0 +1,237 @@
+//! Peers and the numbers of their paths: from the configuration, and from what an earlier daemon left in the maps.
+
+use std::{
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
+};
+
+use anyhow::{Context, Result};
+use bytemuck::Zeroable;
+use multipath_common::maps::{
+    MAX_PATHS, Path as PathEntry, PathSettings, Peer as PeerEntry, TROUBLE_CIPHER, TROUBLE_NONE, TROUBLE_NOT_AUTHENTIC,
+    TROUBLE_WEAK_KEY, address_from, path_slot,
+};
+
+use super::{Daemon, ManagedPath, ManagedPeer};
+use crate::{
+    config::{Peer, PublicKey},
+    control::{numbering::assign, resolve::PathIdentity},
+    dataplane::{name_bytes, name_text},
+    protocol::Trouble,
+};
+
+impl Daemon {
+    /// Writes peers, prefixes and the peers' configured paths. `true` if sessions were retired: those of peers that are
+    /// gone, and those that the configuration would not have made.
+    pub(super) fn write_peers(&mut self) -> Result<bool> {
+        let had = self.maps.peers()?;
+        let keys: Vec<(u32, [u8; 32])> = had.iter().map(|record| (record.number, record.peer.public_key)).collect();
+        let wanted: Vec<[u8; 32]> = self.config.peers.iter().map(|peer| *peer.public_key.as_bytes()).collect();
+        let numbers: Option<Vec<u32>> = assign(&wanted, &keys, self.maps.peer_capacity()).into_iter().collect();
+        let numbers = numbers.context("more peers than the maps hold")?;
+        let wanted: HashMap<u32, [u8; 32]> = numbers.iter().copied().zip(wanted).collect();
+        let mut stay = HashMap::new();
+        let mut has_retired = false;
+        for record in had {
+            // A number may be another peer's from now on, who must not have the sessions.
+            if wanted.get(&record.number) == Some(&record.peer.public_key) {
+                stay.insert(record.number, record.peer);
+            } else {
+                has_retired |= self.remove_peer(record.number)?;
+            }
+        }
+        let mut prefixes = Vec::new();
+        let own = self.config.tunnel.private_key.public();
+        let made_with: Vec<(u32, u32)> =
+            self.config.peers.iter().map(|peer| (peer.cipher.number(), credentials(&own, peer))).collect();
+        for (position, (number, (cipher, credentials))) in numbers.into_iter().zip(made_with).enumerate() {
+            let (session, handshake_ns) = match stay.get(&number) {
+                Some(entry) => {
+                    let (retired, session) = self.retire_unfit(number, entry, cipher, credentials)?;
+                    has_retired |= retired;
+                    (session, entry.handshake_ns)
+                }
+                None => (0, 0),
+            };
+            self.positions.insert(number, self.peers.len());
+            self.peers.push(ManagedPeer { session, handshake_ns, ..ManagedPeer::new(number, credentials) });
+            prefixes.extend(self.config.peers[position].allowed_ips.iter().map(|&prefix| (prefix, number)));
+        }
+        for position in 0..self.config.peers.len() {
+            self.number_paths(position)?;
+        }
+        self.maps.set_allowed_ips(&prefixes)?;
+        Ok(has_retired)
+    }
+
+    /// Retires the sessions of a peer that were made with other keys or another cipher than the configuration has now.
+    /// Whether there were any, and the session that the peer's packets are sealed with after that.
+    fn retire_unfit(&mut self, number: u32, entry: &PeerEntry, cipher: u32, credentials: u32) -> Result<(bool, u32)> {
+        let (mut has_retired, mut sealing) = (false, entry.session);
+        for session in self.maps.sessions_of(number)? {
+            if entry.credentials != credentials || session.cipher != cipher {
+                self.maps.retire_session(session.index)?;
+                has_retired = true;
+                if sealing == session.index {
+                    sealing = 0;
+                }
+            }
+        }
+        Ok((has_retired, sealing))
+    }
+
+    /// Puts the number of a peer out of use. `true` if it had sessions.
+    fn remove_peer(&mut self, number: u32) -> Result<bool> {
+        self.maps.set_peer(number, PeerEntry::zeroed())?;
+        let sessions = self.maps.sessions_of(number)?;
+        for session in &sessions {
+            self.maps.retire_session(session.index)?;
+        }
+        // Its number may become another peer's, who is not at these addresses.
+        self.maps.forget_origins(number)?;
+        (0..MAX_PATHS as u8).try_for_each(|id| self.clear_path(number, id))?;
+        Ok(!sessions.is_empty())
+    }
+
+    /// Gives the paths of a peer their ids: those that it had, as far as they are still configured or learned.
+    fn number_paths(&mut self, position: usize) -> Result<()> {
+        let peer = &self.config.peers[position];
+        let number = self.peers[position].number;
+        let had = self.maps.paths_of(number)?;
+        let identity_of = |path: &PathEntry| PathIdentity {
+            uplink: path.uplink,
+            remote: SocketAddr::new(address_from(path.remote), path.remote_port),
+            endpoint: path.endpoint,
+            is_learned: path.learned != 0,
+        };
+        let mut wanted: Vec<(usize, PathIdentity)> = Vec::new();
+        for candidate in self.config.candidates(peer) {
+            let Some(remote) = candidate.endpoint else { continue };
+            let uplink = name_bytes(&self.config.uplinks[candidate.uplink].name);
+            let before = wanted.iter().filter(|(other, _)| *other == candidate.uplink).count();
+            let identity = PathIdentity { uplink, remote, endpoint: before as u32, is_learned: false };
+            wanted.push((candidate.uplink, identity));
+        }
+        for identity in had.iter().map(|record| identity_of(&record.path)).filter(|identity| identity.is_learned) {
+            let uplink = self.config.uplinks.iter().position(|uplink| name_bytes(&uplink.name) == identity.uplink);
+            if let Some(uplink) = uplink {
+                wanted.push((uplink, identity));
+            }
+        }
+        wanted.truncate(MAX_PATHS);
+        let identities: Vec<PathIdentity> = wanted.iter().map(|(_, identity)| *identity).collect();
+        let had: Vec<(u32, PathIdentity)> =
+            had.iter().map(|record| (u32::from(record.id), identity_of(&record.path))).collect();
+        let ids = assign(&identities, &had, MAX_PATHS as u32);
+        for (id, identity) in &had {
+            if !identities.contains(identity) {
+                self.clear_path(number, *id as u8)?;
+            }
+        }
+        for (id, (uplink, identity)) in ids.into_iter().flatten().zip(wanted) {
+            let is_new = !had.contains(&(id, identity));
+            let local = address_from(self.maps.path(number, id as u8)?.local);
+            let preferred_local = Some(local).filter(|local| identity.is_learned && !is_new && !local.is_unspecified());
+            self.add_path(position, id as u8, uplink, identity, preferred_local, is_new)?;
+        }
+        self.write_peer(position)
+    }
+
+    /// Takes a path under management; a new one starts down and without history.
+    pub(super) fn add_path(
+        &mut self,
+        position: usize,
+        id: u8,
+        uplink: usize,
+        identity: PathIdentity,
+        preferred_local: Option<IpAddr>,
+        is_new: bool,
+    ) -> Result<()> {
+        let number = self.peers[position].number;
+        if is_new {
+            self.clear_path(number, id)?;
+        }
+        self.maps.set_automatic(number, id, self.automatic[uplink])?;
+        let name = path_name(&self.config.peers[position].name, &identity);
+        let written = self.maps.path(number, id)?;
+        self.has_changed_paths = true;
+        let path = ManagedPath { peer: number, id, name, identity, uplink, preferred_local, written };
+        self.paths.insert(path_slot(number, id), path);
+        Ok(())
+    }
+
+    /// Puts a path id out of use.
+    pub(super) fn clear_path(&mut self, peer: u32, id: u8) -> Result<()> {
+        self.maps.set_path(peer, id, PathEntry::zeroed())?;
+        self.maps.set_operator(peer, id, PathSettings::zeroed())?;
+        self.maps.reset_stats(peer, id)?;
+        for peers_id in 0..MAX_PATHS as u8 {
+            if self.maps.arrival_path(peer, peers_id)? == Some(id) {
+                self.maps.set_arrival_path(peer, peers_id, None)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes a peer's entry: the session that it is sealed with, the set of its paths, and how its handshakes stand.
+    pub(super) fn write_peer(&mut self, position: usize) -> Result<()> {
+        let peer = &self.config.peers[position];
+        let managed = &mut self.peers[position];
+        let handshake = self.handshakes.status(managed.number);
+        managed.handshake_ns = match handshake.last_handshake {
+            _ if managed.session == 0 => 0,
+            Some(made) => made.as_nanos() as u64,
+            // An earlier daemon made it.
+            None => managed.handshake_ns,
+        };
+        let ManagedPeer { number, credentials, session, handshake_ns, .. } = *managed;
+        let path_set = self.paths_of(number).fold(0, |set, path| set | 1 << path.id);
+        let entry = PeerEntry {
+            session,
+            path_set,
+            cipher: peer.cipher.number(),
+            attempts: handshake.attempts,
+            trouble: match handshake.trouble {
+                None => TROUBLE_NONE,
+                Some(Trouble::CipherDiffers { .. }) => TROUBLE_CIPHER,
+                Some(Trouble::NotAuthentic) => TROUBLE_NOT_AUTHENTIC,
+                Some(Trouble::WeakKey) => TROUBLE_WEAK_KEY,
+            },
+            credentials,
+            handshake_ns,
+            name: name_bytes(&peer.name),
+            public_key: *peer.public_key.as_bytes(),
+        };
+        self.maps.set_peer(number, entry)
+    }
+
+    /// The paths to a peer.
+    pub(super) fn paths_of(&self, peer: u32) -> impl Iterator<Item = &ManagedPath> {
+        self.paths.range(path_slot(peer, 0)..path_slot(peer + 1, 0)).map(|(_, path)| path)
+    }
+
+    /// The same, to change them.
+    pub(super) fn paths_of_mut(&mut self, peer: u32) -> impl Iterator<Item = &mut ManagedPath> {
+        self.paths.range_mut(path_slot(peer, 0)..path_slot(peer + 1, 0)).map(|(_, path)| path)
+    }
+
+    /// Where a peer stands in the configuration.
+    pub(super) fn position(&self, number: u32) -> Option<usize> {
+        self.positions.get(&number).copied()
+    }
+}
+
+/// Fingerprint of what sessions with a peer are made with, besides its own key. 32 bits tell a changed file from an
+/// unchanged one, and nothing of the keys.
+fn credentials(own: &PublicKey, peer: &Peer) -> u32 {
+    let mut hasher = blake3::Hasher::new_derive_key("mpvpn 1 credentials");
+    hasher.update(own.as_bytes());
+    hasher.update(peer.preshared_key.as_ref().map_or(&[0; 32], |key| key.as_bytes()));
+    let [a, b, c, d, ..] = *hasher.finalize().as_bytes();
+    u32::from_le_bytes([a, b, c, d])
+}
+
+/// The name of a path: PEER/UPLINK, with a number from the second endpoint on.
+fn path_name(peer: &str, identity: &PathIdentity) -> String {
+    crate::observe::path_name(peer, &name_text(identity.uplink), identity.endpoint)
+}
