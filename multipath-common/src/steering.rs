@@ -1,12 +1,12 @@
 //! Which processor works on a packet.
 //!
 //! Packets that must stay in order share a lane: those of one inner flow on the way out, those of one path on the way
-//! in. A lane is light until it carries [`HEAVY`] bytes within a [`WINDOW_NS`]: light packets are worked on where they
+//! in. A lane is light until it carries `HEAVY` bytes within a `WINDOW_NS`: light packets are worked on where they
 //! are, which costs nothing, and no other processor has to be woken. A heavy lane has a home, which seals or opens its
 //! packets while other processors do the rest. Homes for sealing are in the lower half of the processors and homes for
 //! opening in the upper one, so that a gateway does both at the same time.
 //!
-//! A lane goes home when nothing of it is under way, and stays there until it was silent for [`SILENCE_NS`]: what was
+//! A lane goes home when nothing of it is under way, and stays there until it was silent for `SILENCE_NS`: what was
 //! handed to the old processor is done before the new one begins.
 
 use crate::maps::Lane;

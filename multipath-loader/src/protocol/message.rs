@@ -9,19 +9,19 @@
 //! | length - 32 | mac1 over all before it | the same | |
 //! | length - 16 | mac2 over all before it, or zeros | the same | |
 //!
-//! The Noise messages carry an [`Offer`] and an [`Answer`].
+//! The Noise messages carry an offer and an answer.
 
 use multipath_common::wire::PacketType;
 
 /// Bytes of a message authentication code.
 pub const MAC_LEN: usize = 16;
-/// Bytes of the first Noise message: an ephemeral key, a sealed static key, a sealed [`Offer`].
+/// Bytes of the first Noise message: an ephemeral key, a sealed static key, a sealed offer.
 pub const NOISE_INITIATION_LEN: usize = 32 + (32 + 16) + (OFFER_LEN + 16);
-/// Bytes of the second Noise message: an ephemeral key, a sealed [`Answer`].
+/// Bytes of the second Noise message: an ephemeral key, a sealed answer.
 pub const NOISE_RESPONSE_LEN: usize = 32 + (ANSWER_LEN + 16);
-/// Bytes of an [`Offer`].
+/// Bytes of an offer: what the initiator says.
 pub const OFFER_LEN: usize = 24;
-/// Bytes of an [`Answer`].
+/// Bytes of an answer: what the responder says.
 pub const ANSWER_LEN: usize = 8;
 /// Bytes of an initiation.
 pub const INITIATION_LEN: usize = 8 + NOISE_INITIATION_LEN + 2 * MAC_LEN;
