@@ -7,12 +7,12 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 use multipath_tests::traffic::Capture;
-use multipath_tests::{End, Family};
+use multipath_tests::{End, Family, eventually};
 use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::journey::Journey;
 use crate::packet::{ETHERNET, Outer, repair};
-use crate::scene::{LINK, Scene, eventually};
+use crate::scene::{LINK, Scene};
 use crate::status::Status;
 
 const PORT: u16 = 7777;

@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use multipath_tests::traffic::{Capture, Captured};
-use multipath_tests::{End, Family, Topology};
+use multipath_tests::{End, Family, Topology, eventually};
 
 use crate::journey::Journey;
 use crate::packet::{ETHERNET, Header, Outer, PAYLOAD_V4, inner_udp, repair, sealed, with_payload};
-use crate::scene::{LINK, Scene, eventually};
+use crate::scene::{LINK, Scene};
 use crate::status::Status;
 
 /// Far beyond all counters in use: were the window marked for it, everything that follows would be behind the window.

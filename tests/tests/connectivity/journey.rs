@@ -14,7 +14,8 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::sys::socket::{setsockopt, sockopt};
 
-use crate::scene::{Processors, eventually, run_on};
+use crate::scene::{Processors, run_on};
+use multipath_tests::eventually;
 
 const RECEIVE_BUFFER: usize = 4 << 20;
 const PATIENCE: Duration = Duration::from_secs(2);

@@ -5,10 +5,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use etherparse::{NetSlice, SlicedPacket, TcpOptionElement, TransportSlice};
 use multipath_tests::traffic::{Capture, Captured, Ping};
-use multipath_tests::{Family, LinkSpec};
+use multipath_tests::{Family, LinkSpec, eventually};
 
 use crate::journey::Journey;
-use crate::scene::{LINK, Scene, eventually};
+use crate::scene::{LINK, Scene};
 use crate::status::Status;
 
 const V4: LinkSpec = LINK.family(Family::V4);

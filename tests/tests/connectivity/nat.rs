@@ -9,8 +9,9 @@ use multipath_tests::Family;
 use multipath_tests::traffic::UdpStream;
 
 use crate::journey::Journey;
-use crate::scene::{LINK, Scene, eventually};
+use crate::scene::{LINK, Scene};
 use crate::status::{Path, Status};
+use multipath_tests::eventually;
 
 /// How long a path to a configured endpoint is silent at most.
 const KEEPALIVE: Duration = Duration::from_secs(1);

@@ -9,8 +9,9 @@ use multipath_tests::traffic::Capture;
 
 use crate::journey::Journey;
 use crate::packet::Outer;
-use crate::scene::{LINK, Scene, eventually, up_both};
+use crate::scene::{LINK, Scene, up_both};
 use crate::status::Status;
+use multipath_tests::eventually;
 
 /// All traffic of gateway a goes through the tunnel, although the tunnel itself reaches b only by the default route.
 #[test]

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use multipath_tests::traffic::Capture;
-use multipath_tests::{Connection, Gateway, Lab, TunnelConfig};
+use multipath_tests::{Connection, Gateway, Lab, TunnelConfig, eventually};
 
 use crate::journey::Journey;
-use crate::scene::{LINK, alone, eventually, up_all};
+use crate::scene::{LINK, alone, up_all};
 use crate::status::Status;
 
 /// Packets that the hub has sent to its peers b and c.

@@ -3,7 +3,6 @@
 use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use multipath_tests::traffic::Ping;
@@ -12,9 +11,6 @@ use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 
 use crate::journey::Journey;
-
-/// How long something that the daemon does on its own may take on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Faster than any test needs, so that nothing is lost; and slow enough that the emulator leaves the processors to the others.
 pub const LINK: LinkSpec = LinkSpec::PERFECT.shaped(Shape { rate: 50_000_000, queue: 1 << 20, ..Shape::PERFECT });
@@ -171,25 +167,5 @@ pub fn up_all(gateways: &[(&Gateway, &TunnelConfig)]) -> Result<Vec<Daemon>> {
 pub fn set_hook(configs: &mut [TunnelConfig; 2], hook: &str) {
     for uplink in configs.iter_mut().flat_map(|config| &mut config.uplinks) {
         uplink.xdp = Some(hook.to_owned());
-    }
-}
-
-/// Waits until something holds.
-///
-/// # Errors
-/// It does not within some seconds; the last state is part of the error.
-pub fn eventually<T: std::fmt::Debug>(
-    what: &str,
-    mut look: impl FnMut() -> Result<T>,
-    holds: impl Fn(&T) -> bool,
-) -> Result<T> {
-    let start = Instant::now();
-    loop {
-        let state = look().with_context(|| what.to_owned())?;
-        if holds(&state) {
-            return Ok(state);
-        }
-        ensure!(start.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}; but {state:?}");
-        thread::sleep(Duration::from_millis(20));
     }
 }

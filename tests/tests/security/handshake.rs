@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use multipath_tests::traffic::UdpStream;
-use multipath_tests::{End, TunnelConfig};
+use multipath_tests::{End, TunnelConfig, eventually};
 
 use crate::recording::Recording;
-use crate::scene::{KEEPALIVE, LINK, Scene, eventually};
+use crate::scene::{KEEPALIVE, LINK, Scene};
 use crate::state;
 
 /// Handshake packets on two links until both sides have settled: each side's initiation, once more, and the answers.

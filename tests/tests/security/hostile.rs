@@ -6,13 +6,13 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use multipath_tests::{End, Topology};
+use multipath_tests::{End, Topology, eventually};
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
 
 use crate::datagram::{CONTROL, DATA, Datagram, HEADER, INITIATION, RESPONSE, TAG};
 use crate::recording::{Recording, Sent, send_some, withhold};
-use crate::scene::{KEEPALIVE, LINK, Scene, eventually};
+use crate::scene::{KEEPALIVE, LINK, Scene};
 use crate::state::{self, State};
 use crate::watch::Watch;
 

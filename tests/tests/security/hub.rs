@@ -4,9 +4,9 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use multipath_tests::{Connection, Gateway, Lab, TunnelConfig};
+use multipath_tests::{Connection, Gateway, Lab, TunnelConfig, eventually};
 
-use crate::scene::{KEEPALIVE, LINK, alone, eventually, meet_host, reaches, up_all};
+use crate::scene::{KEEPALIVE, LINK, alone, meet_host, reaches, up_all};
 use crate::state;
 
 #[test]

@@ -9,10 +9,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use multipath_tests::gateway::{READY, mpvpn_binary};
 use multipath_tests::traffic::{Capture, UdpStream};
-use multipath_tests::{Daemon, Family, Gateway, LinkSpec, Process};
+use multipath_tests::{Daemon, Family, Gateway, LinkSpec, PATIENCE, Process, eventually};
 
 use crate::datagram::Datagram;
-use crate::scene::{PATIENCE, Scene, eventually};
+use crate::scene::Scene;
 use crate::state;
 
 const PACE: u32 = 20_000;

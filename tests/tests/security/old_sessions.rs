@@ -4,9 +4,10 @@ use anyhow::{Result, ensure};
 use multipath_tests::End;
 
 use crate::recording::{Sent, send_some, withhold};
-use crate::scene::{LINK, Scene, eventually};
+use crate::scene::{LINK, Scene};
 use crate::state;
 use crate::watch::Watch;
+use multipath_tests::eventually;
 
 #[test]
 fn packets_of_an_old_session_are_refused() -> Result<()> {

@@ -5,8 +5,9 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use multipath_tests::traffic::Capture;
 
-use crate::scene::{LINK, Scene, eventually};
+use crate::scene::{LINK, Scene};
 use crate::state;
+use multipath_tests::eventually;
 
 #[test]
 fn a_peer_does_not_send_from_the_addresses_of_others() -> Result<()> {

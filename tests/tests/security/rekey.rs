@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use multipath_common::maps::session_slot;
 use multipath_tests::traffic::{PacketSocket, StreamReport, UdpStream};
-use multipath_tests::{End, Family, Gateway, LinkSpec};
+use multipath_tests::{End, Family, Gateway, LinkSpec, eventually};
 
 use crate::recording::Recording;
-use crate::scene::{Scene, eventually};
+use crate::scene::Scene;
 use crate::state;
 
 const REKEY_AFTER: Duration = Duration::from_secs(2);

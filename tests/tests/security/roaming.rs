@@ -10,9 +10,10 @@ use multipath_tests::traffic::UdpStream;
 
 use crate::datagram::{CONTROL, DATA, HEADER};
 use crate::recording::{Recording, send_some, withhold};
-use crate::scene::{KEEPALIVE, LINK, Scene, eventually, reaches};
+use crate::scene::{KEEPALIVE, LINK, Scene, reaches};
 use crate::state;
 use crate::watch::Watch;
+use multipath_tests::eventually;
 
 /// The longest silence after a change: an interval of the keepalives, and half of one for a busy machine.
 const LONGEST_GAP_MS: f64 = 1500.0;

@@ -3,16 +3,14 @@
 use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use multipath_tests::traffic::{Ping, UdpStream};
-use multipath_tests::{Daemon, Family, Gateway, LinkSpec, Namespace, Topology, TunnelConfig};
+use multipath_tests::{Daemon, Family, Gateway, LinkSpec, Namespace, Topology, TunnelConfig, eventually};
 
 use crate::state;
 
-/// How long something that daemons do on their own may take on a busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(5);
 /// An emulated link that loses nothing: whatever is lost, the tunnel has lost.
 pub const LINK: LinkSpec = LinkSpec::PERFECT.family(Family::V4);
 /// How often a gateway speaks on an idle path.
@@ -142,24 +140,4 @@ pub fn up_all(gateways: &[(&Gateway, &TunnelConfig)], options: &[&str]) -> Resul
             .map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
             .collect()
     })
-}
-
-/// Waits until something holds.
-///
-/// # Errors
-/// It does not within some seconds; the last state is part of the error.
-pub fn eventually<T: std::fmt::Debug>(
-    what: &str,
-    mut look: impl FnMut() -> Result<T>,
-    holds: impl Fn(&T) -> bool,
-) -> Result<T> {
-    let start = Instant::now();
-    loop {
-        let state = look().with_context(|| what.to_owned())?;
-        if holds(&state) {
-            return Ok(state);
-        }
-        ensure!(start.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}; but {state:?}");
-        thread::sleep(Duration::from_millis(5));
-    }
 }
