@@ -1,33 +1,124 @@
-//! Control messages: what the daemons of two gateways tell each other inside sealed packets of
-//! [`PacketType::Control`](crate::wire::PacketType::Control).
+//! Control messages: what two gateways tell each other inside sealed packets of
+//! [`PacketType::Control`](crate::wire::PacketType::Control). Numbers are little-endian.
 //!
-//! | offset | size | field |
+//! | offset | size | field of a keepalive |
 //! | --- | --- | --- |
-//! | 0 | 1 | kind |
+//! | 0 | 1 | kind: 1 |
 //! | 1 | 3 | zero |
-//! | 4 | n | body of the kind |
+//!
+//! | offset | size | field of a probe |
+//! | --- | --- | --- |
+//! | 0 | 1 | kind: 2 |
+//! | 1 | 1 | what the sender wants the path to be: a [`Role`](crate::health::Role) |
+//! | 2 | 2 | bytes of the message, which is padded with zeros |
+//! | 4 | 4 | sequence |
+//! | 8 | 1 | path id, in the sender's numbering |
+//! | 9 | 7 | zero |
+//! | 16 | 8 | packets that the sender has sent on the path |
+//! | 24 | n | zero, at least 40 |
+//!
+//! | offset | size | field of a reply |
+//! | --- | --- | --- |
+//! | 0 | 1 | kind: 3 |
+//! | 1 | 1 | path id of the probe |
+//! | 2 | 2 | bytes of the probe |
+//! | 4 | 4 | sequence of the probe |
+//! | 8 | 4 | sender timestamp of the probe's packet |
+//! | 12 | 4 | when the probe came, microseconds of the replying gateway's clock |
+//! | 16 | 8 | packets that have come over the path |
+//! | 24 | 8 | bytes of outer IP packets that have come over the path |
+//! | 32 | 8 | counter of the last packet that came over it |
+//! | 40 | 8 | packets that came out of order |
+//! | 48 | 8 | packets that came late |
+//! | 56 | 4 | smoothed transit time, microseconds |
+//! | 60 | 4 | interarrival jitter, microseconds |
+//!
+//! A keepalive is for the peer's daemon. A probe is answered by the peer's programs, which make the reply out of it in
+//! place and send it back by the path that it came by; so a probe is at least as long as a reply. With the sender
+//! timestamp of the reply's own packet and the time of its arrival the prober has all four times of a round trip, each
+//! taken by a program (RFC 5905 section 8 has the arithmetic).
 //!
 //! The daemon seals none of them itself: it writes a frame to `mp0`, and the egress program draws the counter, so that
-//! there is one drawer of counters. The frame's MAC addresses are a [`ControlMark`].
+//! there is one drawer of counters. The frame's MAC addresses are a [`ControlMark`]. A probe is written with
+//! [`REPLY_LEN`] bytes, and padded by the egress program to the length that stands in it.
 
 /// Bytes of a message that reach the daemon of the peer.
 pub const MAX_CONTROL_LEN: usize = 256;
-/// Bytes before the body.
-const PREFIX_LEN: usize = 4;
+/// Bytes of a [`Reply`], and the fewest of a [`Probe`].
+pub const REPLY_LEN: usize = REPLY_WORDS * 4;
+/// [`REPLY_LEN`] in 32-bit words.
+pub const REPLY_WORDS: usize = 16;
+/// Bytes of a [`Message::Keepalive`].
+const KEEPALIVE_LEN: usize = 4;
 /// Kind of [`Message::Keepalive`].
 const KEEPALIVE: u8 = 1;
+/// To so many probes of a path a reply is awaited at most: those of 2.5 s, one every 10 ms. A peer that answers what
+/// nobody has asked fills at most so much of the ring, in which the other peers' replies have to find room.
+pub const MAX_AWAITED: u64 = 256;
+/// Kind of [`Message::Probe`].
+pub const PROBE: u8 = 2;
+/// Kind of [`Message::Reply`].
+pub const REPLY: u8 = 3;
 
 /// A control message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Message {
-    /// Says that the session and the path work, and keeps the mapping of an address translator alive.
+    /// Says that the session works.
     Keepalive,
+    /// Asks for a reply.
+    Probe(Probe),
+    /// Answers a probe.
+    Reply(Reply),
+}
+
+/// A probe: all fields in host order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Probe {
+    /// Number of the [`Role`](crate::health::Role) that the sender wants the path to have.
+    pub role: u8,
+    /// Bytes of the message, at least [`REPLY_LEN`].
+    pub len: u16,
+    /// Tells the sender's probes on a path apart.
+    pub sequence: u32,
+    /// Path id, in the sender's numbering.
+    pub path: u8,
+    /// Packets that the sender has sent on the path alone, probes included.
+    pub sent_packets: u64,
+}
+
+/// A reply: all fields in host order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reply {
+    /// Path id of the probe, in the prober's numbering.
+    pub path: u8,
+    /// Bytes of the probe.
+    pub len: u16,
+    /// Sequence of the probe.
+    pub sequence: u32,
+    /// Sender timestamp of the probe's packet, microseconds of the prober's clock.
+    pub sent_us: u32,
+    /// When the probe came, microseconds of the replying gateway's clock.
+    pub reached_us: u32,
+    /// Packets that have come over the path, this probe included.
+    pub packets: u64,
+    /// Bytes of outer IP packets that have come over the path.
+    pub bytes: u64,
+    /// Counter of the last packet that came over it.
+    pub counter: u64,
+    /// Packets that came out of order.
+    pub reordered: u64,
+    /// Packets that came late.
+    pub late: u64,
+    /// Smoothed transit time, microseconds, wrapping.
+    pub smoothed_us: u32,
+    /// Interarrival jitter, microseconds.
+    pub jitter_us: u32,
 }
 
 /// Why bytes are not a message that this version accepts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MessageError {
-    /// Longer or shorter than its kind.
+    /// Longer or shorter than its kind, or than it says.
     WrongLength,
     /// The kind is not known to this version.
     UnknownKind(u8),
@@ -47,28 +138,139 @@ impl core::fmt::Display for MessageError {
 
 impl core::error::Error for MessageError {}
 
+/// The kind in the first word (memory order) of a message.
+#[inline(always)]
+pub const fn kind(first_word: u32) -> u8 {
+    first_word.to_le() as u8
+}
+
+#[inline(always)]
+const fn low(value: u64) -> u32 {
+    (value as u32).to_le()
+}
+
+#[inline(always)]
+const fn high(value: u64) -> u32 {
+    ((value >> 32) as u32).to_le()
+}
+
+#[inline(always)]
+const fn wide(low: u32, high: u32) -> u64 {
+    u32::from_le(low) as u64 | (u32::from_le(high) as u64) << 32
+}
+
+impl Probe {
+    /// The first [`REPLY_WORDS`] words of the message in memory order; what follows is zero.
+    #[inline(always)]
+    pub const fn to_words(self) -> [u32; REPLY_WORDS] {
+        let mut words = [0; REPLY_WORDS];
+        words[0] = (PROBE as u32 | (self.role as u32) << 8 | (self.len as u32) << 16).to_le();
+        words[1] = self.sequence.to_le();
+        words[2] = (self.path as u32).to_le();
+        words[4] = low(self.sent_packets);
+        words[5] = high(self.sent_packets);
+        words
+    }
+
+    /// Reads the first words of a probe, whose kind was looked at: what is reserved is not.
+    #[inline(always)]
+    pub const fn from_words(words: &[u32; REPLY_WORDS]) -> Self {
+        let first = u32::from_le(words[0]);
+        Self {
+            role: (first >> 8) as u8,
+            len: (first >> 16) as u16,
+            sequence: u32::from_le(words[1]),
+            path: u32::from_le(words[2]) as u8,
+            sent_packets: wide(words[4], words[5]),
+        }
+    }
+}
+
+impl Reply {
+    /// The message as words in memory order.
+    #[inline(always)]
+    pub const fn to_words(self) -> [u32; REPLY_WORDS] {
+        [
+            (REPLY as u32 | (self.path as u32) << 8 | (self.len as u32) << 16).to_le(),
+            self.sequence.to_le(),
+            self.sent_us.to_le(),
+            self.reached_us.to_le(),
+            low(self.packets),
+            high(self.packets),
+            low(self.bytes),
+            high(self.bytes),
+            low(self.counter),
+            high(self.counter),
+            low(self.reordered),
+            high(self.reordered),
+            low(self.late),
+            high(self.late),
+            self.smoothed_us.to_le(),
+            self.jitter_us.to_le(),
+        ]
+    }
+
+    /// Reads a reply, whose kind was looked at.
+    #[inline(always)]
+    pub const fn from_words(words: &[u32; REPLY_WORDS]) -> Self {
+        let first = u32::from_le(words[0]);
+        Self {
+            path: (first >> 8) as u8,
+            len: (first >> 16) as u16,
+            sequence: u32::from_le(words[1]),
+            sent_us: u32::from_le(words[2]),
+            reached_us: u32::from_le(words[3]),
+            packets: wide(words[4], words[5]),
+            bytes: wide(words[6], words[7]),
+            counter: wide(words[8], words[9]),
+            reordered: wide(words[10], words[11]),
+            late: wide(words[12], words[13]),
+            smoothed_us: u32::from_le(words[14]),
+            jitter_us: u32::from_le(words[15]),
+        }
+    }
+}
+
 impl Message {
-    /// The message as bytes.
-    pub const fn to_bytes(self) -> [u8; PREFIX_LEN] {
+    /// The message as bytes of which the first `usize` count; a probe without its padding.
+    pub fn to_bytes(self) -> ([u8; REPLY_LEN], usize) {
         match self {
-            Self::Keepalive => [KEEPALIVE, 0, 0, 0],
+            Self::Keepalive => {
+                let mut bytes = [0; REPLY_LEN];
+                bytes[0] = KEEPALIVE;
+                (bytes, KEEPALIVE_LEN)
+            }
+            Self::Probe(probe) => (bytemuck::cast(probe.to_words()), REPLY_LEN),
+            Self::Reply(reply) => (bytemuck::cast(reply.to_words()), REPLY_LEN),
         }
     }
 
-    /// Reads a message of exactly these bytes.
+    /// Reads a message of exactly these bytes, a probe with its padding.
     ///
     /// # Errors
     /// A length, a kind or a reserved byte that this version does not know.
-    pub const fn from_bytes(bytes: &[u8]) -> Result<Self, MessageError> {
-        let Some((&[kind, reserved @ ..], body)) = bytes.split_first_chunk::<PREFIX_LEN>() else {
-            return Err(MessageError::WrongLength);
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, MessageError> {
+        let kind = *bytes.first().ok_or(MessageError::WrongLength)?;
+        let words = || {
+            let first = bytes.first_chunk::<REPLY_LEN>().ok_or(MessageError::WrongLength)?;
+            Ok(bytemuck::pod_read_unaligned::<[u32; REPLY_WORDS]>(first))
         };
-        if !matches!(reserved, [0, 0, 0]) {
-            return Err(MessageError::ReservedByte);
-        }
-        match (kind, body) {
-            (KEEPALIVE, []) => Ok(Self::Keepalive),
-            (KEEPALIVE, _) => Err(MessageError::WrongLength),
+        match (kind, bytes.len()) {
+            (KEEPALIVE, KEEPALIVE_LEN) if bytes == [KEEPALIVE, 0, 0, 0] => Ok(Self::Keepalive),
+            (KEEPALIVE, KEEPALIVE_LEN) => Err(MessageError::ReservedByte),
+            (PROBE, len) => {
+                let words = words()?;
+                let probe = Probe::from_words(&words);
+                if usize::from(probe.len) != len {
+                    return Err(MessageError::WrongLength);
+                }
+                if probe.to_words() != words || bytes[REPLY_LEN..].iter().any(|byte| *byte != 0) {
+                    return Err(MessageError::ReservedByte);
+                }
+                Ok(Self::Probe(probe))
+            }
+            (REPLY, REPLY_LEN) => Ok(Self::Reply(Reply::from_words(&words()?))),
+            (KEEPALIVE | REPLY, _) => Err(MessageError::WrongLength),
             (kind, _) => Err(MessageError::UnknownKind(kind)),
         }
     }
@@ -133,34 +335,85 @@ mod tests {
 
     use super::*;
 
-    /// The format is frozen by this vector: a change here is another protocol.
+    const PROBE_EXAMPLE: Probe =
+        Probe { role: 2, len: 0x0140, sequence: 0x0403_0201, path: 7, sent_packets: 0x1817_1615_1413_1211 };
+    const REPLY_EXAMPLE: Reply = Reply {
+        path: 7,
+        len: 0x0140,
+        sequence: 0x0403_0201,
+        sent_us: 0x1413_1211,
+        reached_us: 0x2423_2221,
+        packets: 0x3837_3635_3433_3231,
+        bytes: 0x4847_4645_4443_4241,
+        counter: 0x5857_5655_5453_5251,
+        reordered: 0x6867_6665_6463_6261,
+        late: 0x7877_7675_7473_7271,
+        smoothed_us: 0x8483_8281,
+        jitter_us: 0x9493_9291,
+    };
+
+    fn bytes(message: Message) -> Vec<u8> {
+        let (bytes, len) = message.to_bytes();
+        bytes[..len].into()
+    }
+
+    /// The format is frozen by these vectors: a change here is another protocol.
     #[test]
     fn message_bytes_are_frozen() {
-        assert_eq!(Message::Keepalive.to_bytes(), [1, 0, 0, 0]);
+        assert_eq!(bytes(Message::Keepalive), [1, 0, 0, 0]);
+        let mut probe = [0; REPLY_LEN];
+        probe[..9].copy_from_slice(&[2, 2, 0x40, 1, 1, 2, 3, 4, 7]);
+        probe[16..24].copy_from_slice(&[0x11, 0x12, 0x13, 0x14, 0x15, 0x16, 0x17, 0x18]);
+        assert_eq!(bytes(Message::Probe(PROBE_EXAMPLE)), probe);
+        let mut reply = Vec::from([3, 7, 0x40, 1, 1, 2, 3, 4]);
+        reply.extend((0x11..=0x14).chain(0x21..=0x24));
+        reply.extend([0x31, 0x41, 0x51, 0x61, 0x71].into_iter().flat_map(|first| first..first + 8));
+        reply.extend((0x81..=0x84).chain(0x91..=0x94));
+        assert_eq!(bytes(Message::Reply(REPLY_EXAMPLE)), reply);
     }
 
     #[test]
     fn what_is_no_message_is_refused() {
-        for len in [0, 1, 3] {
-            assert_eq!(Message::from_bytes(&[1, 0, 0, 0][..len]), Err(MessageError::WrongLength));
+        assert_eq!(Message::from_bytes(&[]), Err(MessageError::WrongLength));
+        for len in [1, 3, 5] {
+            assert_eq!(Message::from_bytes(&[1, 0, 0, 0, 0][..len]), Err(MessageError::WrongLength));
         }
-        assert_eq!(Message::from_bytes(&[1, 0, 0, 0, 0]), Err(MessageError::WrongLength));
         for at in 1..4 {
             let mut bytes = [1, 0, 0, 0];
             bytes[at] = 1;
             assert_eq!(Message::from_bytes(&bytes), Err(MessageError::ReservedByte));
         }
-        for kind in (0..=u8::MAX).filter(|kind| *kind != KEEPALIVE) {
+        let mut padded = bytes(Message::Probe(PROBE_EXAMPLE));
+        assert_eq!(Message::from_bytes(&padded), Err(MessageError::WrongLength));
+        padded.resize(0x0140, 0);
+        assert_eq!(Message::from_bytes(&padded), Ok(Message::Probe(PROBE_EXAMPLE)));
+        for at in [9, 15, 24, 0x13f] {
+            padded[at] = 1;
+            assert_eq!(Message::from_bytes(&padded), Err(MessageError::ReservedByte), "{at}");
+            padded[at] = 0;
+        }
+        for kind in (0..=u8::MAX).filter(|kind| ![KEEPALIVE, PROBE, REPLY].contains(kind)) {
             assert_eq!(Message::from_bytes(&[kind, 0, 0, 0]), Err(MessageError::UnknownKind(kind)));
         }
     }
 
     proptest! {
         #[test]
-        fn accepted_messages_are_canonical(bytes in prop::collection::vec(0u8..3, 0..6)) {
-            if let Ok(message) = Message::from_bytes(&bytes) {
-                let again: Vec<u8> = message.to_bytes().into();
-                prop_assert_eq!(again, bytes);
+        fn accepted_messages_are_canonical(kind in 0u8..4, rest in prop::collection::vec(prop_oneof![Just(0u8), any::<u8>()], 0..80)) {
+            let given: Vec<u8> = core::iter::once(kind).chain(rest).collect();
+            if let Ok(message) = Message::from_bytes(&given) {
+                let mut again = bytes(message);
+                again.resize(given.len(), 0);
+                prop_assert_eq!(again, given);
+            }
+        }
+
+        #[test]
+        fn messages_round_trip(words: [u32; REPLY_WORDS]) {
+            let reply = Reply::from_words(&words);
+            let probe = Probe { len: REPLY_LEN as u16, ..Probe::from_words(&words) };
+            for message in [Message::Reply(reply), Message::Probe(probe)] {
+                prop_assert_eq!(Message::from_bytes(&bytes(message)), Ok(message));
             }
         }
 

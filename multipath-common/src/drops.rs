@@ -37,7 +37,7 @@ drop_reasons! {
     NoPeer = "no_peer",
     /// Egress: there is no session with the peer.
     NoSession = "no_session",
-    /// Egress: none of the peer's paths can be used.
+    /// Egress: none of the peer's paths can be used. Ingress: no path leads back to where a probe came from.
     NoPath = "no_path",
     /// Egress: neither whole nor in two parts does the packet fit any usable path.
     TooBig = "too_big",
@@ -71,4 +71,10 @@ drop_reasons! {
     ControlLost = "control_lost",
     /// Ingress: the kernel refused to strip the outer headers or to deliver the packet.
     DeliveryFailed = "delivery_failed",
+    /// Ingress: a second copy of a packet that was sent twice.
+    Duplicate = "duplicate",
+    /// Egress: more comes than the path's rate allows.
+    PathFull = "path_full",
+    /// Ingress: a reply to no probe of ours.
+    Unasked = "unasked",
 }

@@ -27,6 +27,8 @@
 //! | `spreading` | array | 0 | processors that share the work, u32; below 2 it is not shared | daemon |
 //! | `lanes` | array | lane ([`crate::steering`]) | [`Lane`] | programs |
 //!
+//! [`crate::quality`] has the maps about how good the paths are.
+//!
 //! All addresses are 16 bytes in network order; an IPv4 address is IPv4-mapped (RFC 4291 section 2.5.5.2).
 //!
 //! # The life of a session slot
@@ -138,9 +140,10 @@ macro_rules! shared {
 
         /// The descriptions of all shared types, in source order.
         #[cfg(feature = "user")]
-        const DESCRIPTIONS: &[&str] = &[$($name::DESCRIPTION,)+];
+        pub(crate) const DESCRIPTIONS: &[&str] = &[$($name::DESCRIPTION,)+];
     };
 }
+pub(crate) use shared;
 
 shared! {
     /// The tunnel as the programs need it.
@@ -151,12 +154,18 @@ shared! {
         pub port_ifindex: u32,
         /// MTU of `mp0`, bytes.
         pub mtu: u32,
+        /// How many UDP ports it listens on, from `listen_port` on: one, or as many as an uplink has flows.
+        pub port_count: u32,
         /// UDP port that the tunnel listens on, host order.
         pub listen_port: u16,
         /// Hardware address of `mp0`: the destination of every frame that is delivered.
         pub device_mac: [u8; 6],
         /// Name of the tunnel.
         pub name: [u8; NAME_LEN],
+        /// When the daemon last applied its configuration, nanoseconds of `CLOCK_BOOTTIME`.
+        pub configured_ns: u64,
+        /// When it last refused a new one and kept what it had; 0 for never.
+        pub refused_ns: u64,
     }
 
     /// A peer.
@@ -211,15 +220,18 @@ shared! {
 
     /// A path: uplink times endpoint, resolved so far that a packet can be sent.
     ///
-    /// Written while it is not [`PATH_UP`], then put up, so that a program never reads a half-written one but for
-    /// the packets that were already past the check: these may leave with a mix of the old and the new address.
+    /// Its way is written while it is [`PATH_DOWN`] or unused; after that only state and sizes change. So a program never
+    /// reads a half-written one but for the packets that were already past the check: these may leave with a mix of the
+    /// old and the new address.
     pub struct Path {
-        /// [`PATH_UNUSED`], [`PATH_DOWN`] or [`PATH_UP`].
+        /// [`PATH_UNUSED`], [`PATH_DOWN`], [`PATH_UP`], [`PATH_STANDBY`] or [`PATH_DOUBTED`].
         pub state: u32,
         /// Interface index of the uplink.
         pub ifindex: u32,
-        /// Largest inner packet that the path carries whole, bytes.
+        /// Largest inner packet that the path carries whole, bytes, as far as probes have shown.
         pub inner_mtu: u32,
+        /// The same as far as its interface and route tell, bytes: a probe may be so long.
+        pub largest: u32,
         /// Address family of the outer packet: [`FAMILY_IPV4`] or [`FAMILY_IPV6`].
         pub family: u32,
         /// Address family of `next_hop`.
@@ -240,6 +252,8 @@ shared! {
         pub endpoint: u32,
         /// 1 when the endpoint was learned from the peer's packets, 0 when it stands in the configuration.
         pub learned: u32,
+        /// Which of the uplink's source ports it sends from, counted from 0.
+        pub flow: u32,
     }
 
     /// What somebody wants of a path; in `path_operator` 0 means automatic.
@@ -248,6 +262,8 @@ shared! {
         pub weight: u32,
         /// Egress capacity, kbit/s.
         pub rate_kbps: u32,
+        /// What the path is for: a [`Role`](crate::health::Role).
+        pub role: u32,
     }
 
     /// Packets of one direction of a path.
@@ -266,6 +282,11 @@ shared! {
         pub egress: Traffic,
         /// From the uplink to the inner network.
         pub ingress: Traffic,
+        /// Packets of `egress` that tell nothing of the path ([`tells`](crate::transit::tells)): they went by another
+        /// path as well, or are longer than is known to pass.
+        pub doubled: u64,
+        /// Bytes of these.
+        pub doubled_bytes: u64,
     }
 
     /// What `drops` counts by.
@@ -367,8 +388,10 @@ shared! {
         pub remote: [u8; 16],
         /// The port that it came from, host order.
         pub remote_port: u16,
+        /// Our port, to which it was sent, host order.
+        pub local_port: u16,
         /// Zero.
-        pub reserved: [u8; 6],
+        pub reserved: [u8; 4],
     }
 
     /// Names a pair of parts.
@@ -424,6 +447,10 @@ pub const PATH_UNUSED: u32 = 0;
 pub const PATH_DOWN: u32 = 1;
 /// The path may be used.
 pub const PATH_UP: u32 = 2;
+/// The path leads somewhere, and carries nothing but control messages.
+pub const PATH_STANDBY: u32 = 3;
+/// The path may be used, and what it carries goes by another path as well.
+pub const PATH_DOUBTED: u32 = 4;
 
 /// `AF_INET`.
 pub const FAMILY_IPV4: u32 = 2;
@@ -485,7 +512,7 @@ unsafe impl aya::Pod for SessionKeys {}
 /// The maps that are pinned: the name under which the programs declare them, and the kind as `bpftool` calls it. Both
 /// are part of the layout: aya reuses a pinned map without asking for its kind.
 #[cfg(feature = "user")]
-pub const PINNED: [(&str, &str); 22] = [
+pub const PINNED: [(&str, &str); 27] = [
     ("tunnel", "array"),
     ("generation", "array"),
     ("allowed_ips", "lpm_trie"),
@@ -508,6 +535,11 @@ pub const PINNED: [(&str, &str); 22] = [
     ("part_scratch", "percpu_array"),
     ("spreading", "array"),
     ("lanes", "array"),
+    ("arrivals", "array"),
+    ("path_clocks", "array"),
+    ("probe_events", "ringbuf"),
+    ("path_quality", "array"),
+    ("path_log", "array"),
 ];
 
 /// How many entries the maps have whose size the configuration decides.
@@ -532,7 +564,7 @@ impl Capacity {
     }
 
     /// Name and entries of each map that depends on the capacity.
-    pub fn max_entries(&self) -> [(&'static str, u32); 10] {
+    pub fn max_entries(&self) -> [(&'static str, u32); 13] {
         let paths = self.peers * MAX_PATHS as u32;
         let sessions = self.peers * SESSIONS_PER_PEER as u32;
         [
@@ -546,6 +578,9 @@ impl Capacity {
             ("arrival_paths", paths),
             ("path_stats", paths),
             ("origins", paths),
+            ("arrivals", paths),
+            ("path_clocks", paths),
+            ("path_quality", paths),
         ]
     }
 }
@@ -556,7 +591,7 @@ impl Capacity {
 #[cfg(feature = "user")]
 pub fn layout(capacity: Capacity) -> impl core::fmt::Display {
     let mut hasher = blake3::Hasher::new();
-    for description in DESCRIPTIONS {
+    for description in DESCRIPTIONS.iter().chain(crate::quality::DESCRIPTIONS) {
         hasher.update(description.as_bytes());
     }
     for (name, kind) in PINNED {
@@ -578,6 +613,9 @@ pub fn layout(capacity: Capacity) -> impl core::fmt::Display {
         SESSION_SLOT_BITS as usize,
         crate::steering::LANES,
         crate::control::MAX_CONTROL_LEN,
+        crate::control::REPLY_LEN,
+        crate::quality::PATH_LOG_LEN,
+        crate::quality::PROBE_EVENTS_LEN,
         size_of::<SessionKeys>(),
         size_of::<crate::window::Window>(),
         DropReason::COUNT,

@@ -94,7 +94,30 @@ pub const fn ipv6_udp(
     ]
 }
 
-/// The outer headers of a packet to our port.
+/// UDP ports that follow each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ports {
+    /// The lowest, host order.
+    pub first: u16,
+    /// How many.
+    pub count: u32,
+}
+
+impl Ports {
+    /// One port.
+    pub const fn one(port: u16) -> Self {
+        Self { first: port, count: 1 }
+    }
+
+    /// Whether the lower half of a word, host order, is one of them: the destination port in the first word of a UDP
+    /// header.
+    #[inline(always)]
+    pub const fn hold(self, word: u32) -> bool {
+        (word & 0xffff).wrapping_sub(self.first as u32) < self.count
+    }
+}
+
+/// The outer headers of a packet to one of our ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outer {
     /// Who sent it.
@@ -103,6 +126,8 @@ pub struct Outer {
     pub destination: [u32; 4],
     /// The sender's port.
     pub source_port: u16,
+    /// To which port.
+    pub destination_port: u16,
     /// Bytes of IP and UDP header.
     pub headers_len: u32,
     /// Bytes of UDP payload.
@@ -111,20 +136,24 @@ pub struct Outer {
     pub tos: u8,
 }
 
-/// Reads IPv4 and UDP header of a packet of `available` bytes. `Ok(None)` when it is not for `port`.
+/// Reads IPv4 and UDP header of a packet of `available` bytes. `Ok(None)` when it is for none of the ports.
 ///
 /// Packets with IPv4 options and later fragments (which have no port) are not ours: no tunnel sends them.
 ///
 /// # Errors
-/// The packet is for the port, but a fragment, or its lengths contradict each other.
+/// The packet is for one of the ports, but a fragment, or its lengths contradict each other.
 #[inline(always)]
-pub const fn parse_ipv4(words: &[u32; IPV4_UDP_WORDS], available: u32, port: u16) -> Result<Option<Outer>, DropReason> {
+pub const fn parse_ipv4(
+    words: &[u32; IPV4_UDP_WORDS],
+    available: u32,
+    ports: Ports,
+) -> Result<Option<Outer>, DropReason> {
     let first = u32::from_be(words[0]);
     let fragment = u32::from_be(words[1]) & (MORE_FRAGMENTS | FRAGMENT_OFFSET);
     if first >> 24 != 0x45
         || u32::from_be(words[2]) >> 16 & 0xff != UDP as u32
         || fragment & FRAGMENT_OFFSET != 0
-        || u32::from_be(words[5]) & 0xffff != port as u32
+        || !ports.hold(u32::from_be(words[5]))
     {
         return Ok(None);
     }
@@ -138,6 +167,7 @@ pub const fn parse_ipv4(words: &[u32; IPV4_UDP_WORDS], available: u32, port: u16
             source: map_ipv4(words[3]),
             destination: map_ipv4(words[4]),
             source_port: (u32::from_be(words[5]) >> 16) as u16,
+            destination_port: u32::from_be(words[5]) as u16,
             headers_len: (IPV4_HEADER_LEN + UDP_HEADER_LEN) as u32,
             payload_len,
             tos: (first >> 16) as u8,
@@ -146,17 +176,21 @@ pub const fn parse_ipv4(words: &[u32; IPV4_UDP_WORDS], available: u32, port: u16
     }
 }
 
-/// Reads IPv6 and UDP header of a packet of `available` bytes. `Ok(None)` when it is not for `port`.
+/// Reads IPv6 and UDP header of a packet of `available` bytes. `Ok(None)` when it is for none of the ports.
 ///
 /// Packets with extension headers are not ours: no tunnel sends them. (For fragments see [`is_first_ipv6_fragment`].)
 ///
 /// # Errors
-/// The packet is for the port, but its lengths contradict each other.
+/// The packet is for one of the ports, but its lengths contradict each other.
 #[inline(always)]
-pub const fn parse_ipv6(words: &[u32; IPV6_UDP_WORDS], available: u32, port: u16) -> Result<Option<Outer>, DropReason> {
+pub const fn parse_ipv6(
+    words: &[u32; IPV6_UDP_WORDS],
+    available: u32,
+    ports: Ports,
+) -> Result<Option<Outer>, DropReason> {
     let first = u32::from_be(words[0]);
     let second = u32::from_be(words[1]);
-    if first >> 28 != 6 || second >> 8 & 0xff != UDP as u32 || u32::from_be(words[10]) & 0xffff != port as u32 {
+    if first >> 28 != 6 || second >> 8 & 0xff != UDP as u32 || !ports.hold(u32::from_be(words[10])) {
         return Ok(None);
     }
     let len = (second >> 16) + IPV6_HEADER_LEN as u32;
@@ -166,6 +200,7 @@ pub const fn parse_ipv6(words: &[u32; IPV6_UDP_WORDS], available: u32, port: u16
             source: [words[2], words[3], words[4], words[5]],
             destination: [words[6], words[7], words[8], words[9]],
             source_port: (u32::from_be(words[10]) >> 16) as u16,
+            destination_port: u32::from_be(words[10]) as u16,
             headers_len: (IPV6_HEADER_LEN + UDP_HEADER_LEN) as u32,
             payload_len,
             tos: (first >> 20) as u8,
@@ -231,7 +266,7 @@ mod tests {
             let Some(TransportSlice::Udp(udp)) = sliced.transport else { panic!("no UDP") };
             prop_assert_eq!((udp.source_port(), udp.destination_port(), udp.checksum()), (ports.0, ports.1, 0));
             prop_assert_eq!(udp.payload(), &payload[..]);
-            let outer = parse_ipv4(&words, bytes.len() as u32, ports.1).unwrap().unwrap();
+            let outer = parse_ipv4(&words, bytes.len() as u32, Ports::one(ports.1)).unwrap().unwrap();
             prop_assert_eq!((outer.source, outer.source_port, outer.tos), (map_ipv4(local), ports.0, tos));
             prop_assert_eq!(outer.payload_len as usize, payload.len());
         }
@@ -246,20 +281,30 @@ mod tests {
             prop_assert_eq!(udp.checksum(), checksum);
             prop_assert_eq!((udp.source_port(), udp.destination_port()), ports);
             prop_assert_eq!(ip.header().to_header().traffic_class, tos);
-            let outer = parse_ipv6(&words, bytes.len() as u32, ports.1).unwrap().unwrap();
+            let outer = parse_ipv6(&words, bytes.len() as u32, Ports::one(ports.1)).unwrap().unwrap();
             prop_assert_eq!((outer.source, outer.destination, outer.tos), (local, remote, tos));
         }
 
         #[test]
         fn arbitrary_words_are_never_longer_than_the_frame(v4: [u32; IPV4_UDP_WORDS], v6: [u32; IPV6_UDP_WORDS], available in 0u32..70_000) {
-            let port4 = u32::from_be(v4[5]) as u16;
+            let port4 = Ports::one(u32::from_be(v4[5]) as u16);
             if let Ok(Some(outer)) = parse_ipv4(&v4, available, port4) {
                 prop_assert_eq!(outer.headers_len + outer.payload_len, available);
             }
-            let port6 = u32::from_be(v6[10]) as u16;
+            let port6 = Ports::one(u32::from_be(v6[10]) as u16);
             if let Ok(Some(outer)) = parse_ipv6(&v6, available, port6) {
                 prop_assert_eq!(outer.headers_len + outer.payload_len, available);
             }
+        }
+
+        #[test]
+        fn ports_follow_each_other(first: u16, count in 0u32..9, other: u32) {
+            let ports = Ports { first, count };
+            for at in 0..count {
+                prop_assert_eq!(ports.hold(other << 16 | ((u32::from(first) + at) & 0xffff)), u32::from(first) + at <= 0xffff);
+            }
+            let is_held = (other as u16) >= first && u32::from(other as u16) < u32::from(first) + count;
+            prop_assert_eq!(ports.hold(other), is_held);
         }
     }
 
@@ -280,16 +325,16 @@ mod tests {
     #[test]
     fn lengths_that_contradict_each_other_are_named() {
         let words = ipv4_udp(1, 2, 3, 4, 0, 100);
-        assert!(parse_ipv4(&words, 128, 4).unwrap().is_some());
-        assert_eq!(parse_ipv4(&words, 127, 4), Err(DropReason::Truncated));
-        assert_eq!(parse_ipv4(&words, 129, 4), Err(DropReason::Oversized));
-        assert_eq!(parse_ipv4(&words, 128, 5), Ok(None));
+        assert!(parse_ipv4(&words, 128, Ports::one(4)).unwrap().is_some());
+        assert_eq!(parse_ipv4(&words, 127, Ports::one(4)), Err(DropReason::Truncated));
+        assert_eq!(parse_ipv4(&words, 129, Ports::one(4)), Err(DropReason::Oversized));
+        assert_eq!(parse_ipv4(&words, 128, Ports::one(5)), Ok(None));
         let mut fragment = words;
         fragment[1] = MORE_FRAGMENTS.to_be();
-        assert_eq!(parse_ipv4(&fragment, 128, 4), Err(DropReason::OuterFragment));
+        assert_eq!(parse_ipv4(&fragment, 128, Ports::one(4)), Err(DropReason::OuterFragment));
         fragment[1] = 1_u32.to_be();
-        assert_eq!(parse_ipv4(&fragment, 128, 4), Ok(None));
-        assert_eq!(parse_ipv4(&ipv4_udp(1, 2, 3, 4, 0, 19), 47, 4), Err(DropReason::Truncated));
+        assert_eq!(parse_ipv4(&fragment, 128, Ports::one(4)), Ok(None));
+        assert_eq!(parse_ipv4(&ipv4_udp(1, 2, 3, 4, 0, 19), 47, Ports::one(4)), Err(DropReason::Truncated));
         assert_eq!(vec![0u8; HEADER_LEN].len(), 20);
     }
 }

@@ -15,14 +15,16 @@ use multipath_common::{
         CIPHER_AUTH, CIPHER_CHACHA20_POLY1305, CIPHER_NONE, FAMILY_IPV4, FAMILY_IPV6, MAX_COUNTER, MAX_PATHS, Origin,
         OriginKey, PATH_UNUSED, Session, path_slot,
     },
-    outer::{self, IPV4_UDP_WORDS, IPV6_UDP_WORDS, Outer},
-    wire::{DataHeader, Flags, HEADER_LEN, HEADER_WORDS, IPV4_HEADER_LEN, PacketType, TAG_LEN, type_byte},
+    outer::{self, IPV4_UDP_WORDS, IPV6_UDP_WORDS, Outer, Ports},
+    transit,
+    wire::{Class, DataHeader, Flags, HEADER_LEN, HEADER_WORDS, IPV4_HEADER_LEN, PacketType, TAG_LEN, type_byte},
 };
 
 use crate::{
     aead,
     drops::{Account, Exit, address_bytes},
-    maps::{self, ARRIVAL_PATHS, ORIGIN_EVENTS, ORIGINS, PATH_STATS, PATHS_MAP, TUNNEL},
+    intrinsics::fetch_add,
+    maps::{self, ARRIVAL_PATHS, ARRIVALS, ORIGIN_EVENTS, ORIGINS, PATH_STATS, PATHS_MAP, TUNNEL},
     packet::{ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Packet},
     zero_tag,
 };
@@ -99,7 +101,7 @@ impl Arrival {
             new
         };
         if !new {
-            return Err(DropReason::Replayed.into());
+            return Err(seen(&self.header).into());
         }
         if let Some(stats) = PATH_STATS.get_ptr_mut(self.slot) {
             // SAFETY: this CPU's own value, just looked up.
@@ -109,15 +111,96 @@ impl Arrival {
                 (*stats).ingress.last_seen_ns = self.now;
             }
         }
+        if transit::tells(&self.header, self.payload_len) {
+            self.measure();
+        }
         Ok(())
     }
 
-    /// Tells the daemon where the packet came from if that is not what is written down: once the packet is accepted and
-    /// all of it is checked, because one that is refused must not say where the peer is.
+    /// Takes the packet into what is known of the way that it came by. While that way is not written down, the slot may
+    /// be another path's, whose figures must stay its own; nobody is told any before.
+    #[inline(never)]
+    fn measure(&self) -> u32 {
+        if !self.is_attributed() {
+            return 0;
+        }
+        let Some(arrivals) = ARRIVALS.get_ptr_mut(self.slot) else {
+            return 0;
+        };
+        // SAFETY: just looked up. What is not added to atomically may get lost where two processors write at once.
+        unsafe {
+            fetch_add(&raw mut (*arrivals).packets, 1);
+            fetch_add(&raw mut (*arrivals).bytes, u64::from(self.outer.headers_len + self.outer.payload_len));
+            (*arrivals).counter = self.header.counter;
+            let seen = (*arrivals).take(self.header.timestamp, (self.now / 1000) as u32);
+            if seen.is_reordered {
+                fetch_add(&raw mut (*arrivals).reordered, 1);
+            }
+            if seen.is_late {
+                fetch_add(&raw mut (*arrivals).late, 1);
+            }
+        }
+        0
+    }
+
+    /// Tells the daemon, once for every change, where the packets of a peer's path come from if that is not what is
+    /// written down: once the packet is accepted and all of it is checked, because one that is refused must not say
+    /// where the peer is. A packet that was sent twice tells nothing: it bears the id of its first path, and may have
+    /// come by the second.
+    #[inline(never)]
+    pub fn report(&self, ctx: &impl EbpfContext) -> u32 {
+        if !is_doubled(&self.header) && !self.came_as_written() {
+            self.report_origin(ctx);
+        }
+        0
+    }
+
+    /// Whether the daemon has written down by which of our paths the packets of the sender's path come.
     #[inline(always)]
-    pub fn report(&self, ctx: &impl EbpfContext) {
-        if !self.came_as_written() {
-            report_origin(ctx, self);
+    pub fn is_attributed(&self) -> bool {
+        // Looked up again, because a flag would have the verifier follow every way through the window twice; compared,
+        // because the daemon may have written it down since.
+        attributed(self.peer, self.header.path) == Some(self.slot)
+    }
+
+    #[expect(clippy::needless_borrows_for_generic_args, reason = "by value they are copied: the stack has no room")]
+    #[inline(always)]
+    fn report_origin(&self, ctx: &impl EbpfContext) {
+        let outer = &self.outer;
+        let ipv4 = outer.headers_len as usize == IPV4_HEADER_LEN + 8;
+        let key = OriginKey { peer: self.peer, path: u32::from(self.header.path) };
+        let origin = Origin {
+            ifindex: self.ifindex,
+            family: if ipv4 { FAMILY_IPV4 } else { FAMILY_IPV6 },
+            local: address_bytes(outer.destination),
+            remote: address_bytes(outer.source),
+            remote_port: outer.source_port,
+            local_port: outer.destination_port,
+            reserved: [0; 4],
+        };
+        // SAFETY: read at once.
+        if let Some(last) = unsafe { ORIGINS.get(&key) }
+            && last.ifindex == origin.ifindex
+            && last.remote_port == origin.remote_port
+            && last.local_port == origin.local_port
+            && last.remote == origin.remote
+            && last.local == origin.local
+        {
+            return;
+        }
+        if ORIGINS.insert(&key, &origin, u64::from(BPF_ANY)).is_ok() {
+            info!(
+                ctx,
+                "peer {}: path {} now comes by interface {} from port {}",
+                key.peer,
+                key.path,
+                origin.ifindex,
+                origin.remote_port
+            );
+            // With a full ring the next packet tries again. (A daemon that starts looks into `origins`.)
+            if ORIGIN_EVENTS.output(&key, 0).is_err() {
+                let _ = ORIGINS.remove(&key);
+            }
         }
     }
 
@@ -125,12 +208,12 @@ impl Arrival {
     #[inline(always)]
     fn came_as_written(&self) -> bool {
         let outer = &self.outer;
-        // Looked up again, because a flag would have the verifier follow every way through the window twice.
-        attributed(self.peer, self.header.path).is_some()
+        self.is_attributed()
             && PATHS_MAP.get(self.slot).is_some_and(|path| {
                 path.state != PATH_UNUSED
                     && path.ifindex == self.ifindex
                     && path.remote_port == outer.source_port
+                    && path.local_port == outer.destination_port
                     && path.remote == address_bytes(outer.source)
                     && path.local == address_bytes(outer.destination)
             })
@@ -155,24 +238,24 @@ pub fn inspect<'a, const L2: usize>(
     let tunnel = TUNNEL.get(0).ok_or(Exit::Pass)?;
     let [first] = packet.words::<1>(L2).ok_or(Exit::Pass)?;
     let available = available - L2 as u32;
-    let port = tunnel.listen_port;
+    let ports = Ports { first: tunnel.listen_port, count: tunnel.port_count };
     // Only an Ethernet header says what follows it: other protocols may begin with the same bytes.
     let ethertype = if L2 == ETHERNET_LEN { packet.ethertype().ok_or(Exit::Pass)? } else { 0 };
     account.doubtful = 1;
     let (outer, words) = match (inner::version(first), ethertype) {
         (4, 0 | ETHERTYPE_IPV4) => {
             let words = packet.words::<IPV4_UDP_WORDS>(L2).ok_or(Exit::Pass)?;
-            let outer = outer::parse_ipv4(&words, available, port)?.ok_or(Exit::Pass)?;
+            let outer = outer::parse_ipv4(&words, available, ports)?.ok_or(Exit::Pass)?;
             (outer, packet.words::<HEADER_WORDS>(L2 + IPV4_UDP_WORDS * 4))
         }
         (6, 0 | ETHERTYPE_IPV6) => {
             let words = packet.words::<IPV6_UDP_WORDS>(L2).ok_or(Exit::Pass)?;
             if outer::is_first_ipv6_fragment(&words) {
-                let [ports] = packet.words::<1>(L2 + IPV6_UDP_WORDS * 4).ok_or(Exit::Pass)?;
-                let ours = u32::from_be(ports) & 0xffff == u32::from(port);
+                let [udp] = packet.words::<1>(L2 + IPV6_UDP_WORDS * 4).ok_or(Exit::Pass)?;
+                let ours = ports.hold(u32::from_be(udp));
                 return Err(if ours { DropReason::OuterFragment.into() } else { Exit::Pass });
             }
-            let outer = outer::parse_ipv6(&words, available, port)?.ok_or(Exit::Pass)?;
+            let outer = outer::parse_ipv6(&words, available, ports)?.ok_or(Exit::Pass)?;
             (outer, packet.words::<HEADER_WORDS>(L2 + IPV6_UDP_WORDS * 4))
         }
         _ => return Err(Exit::Pass),
@@ -210,13 +293,14 @@ pub fn inspect<'a, const L2: usize>(
     account.path = slot + 1;
     // SAFETY: no arguments.
     let now = unsafe { bpf_ktime_get_boot_ns() };
-    check_session(session, header.counter, now)?;
+    check_session(session, &header, now)?;
     Ok(place.write(Arrival { outer, header, payload_len, peer, slot, ifindex, now, session }))
 }
 
 /// Looks whether the session lives and the counter is new.
 #[inline(always)]
-fn check_session(session: *mut Session, counter: u64, now: u64) -> Result<(), Exit> {
+fn check_session(session: *mut Session, header: &DataHeader, now: u64) -> Result<(), Exit> {
+    let counter = header.counter;
     // SAFETY: looked up in this run of the program; the fields never change.
     let (expires_ns, cipher) = unsafe { ((*session).expires_ns, (*session).cipher) };
     if !matches!(cipher, CIPHER_CHACHA20_POLY1305 | CIPHER_AUTH | CIPHER_NONE) {
@@ -228,50 +312,25 @@ fn check_session(session: *mut Session, counter: u64, now: u64) -> Result<(), Ex
     // A cheap look without the lock: a torn view costs at most a packet at the window's edge, `accept` decides.
     // SAFETY: as above, only read.
     if unsafe { !(*session).window.is_new(counter) } {
-        return Err(DropReason::Replayed.into());
+        return Err(seen(header).into());
     }
     Ok(())
+}
+
+/// Whether a packet goes by two paths.
+#[inline(always)]
+fn is_doubled(header: &DataHeader) -> bool {
+    header.flags.class == Class::Duplicate
+}
+
+/// Why a packet is dropped whose counter was seen before.
+#[inline(always)]
+fn seen(header: &DataHeader) -> DropReason {
+    if is_doubled(header) { DropReason::Duplicate } else { DropReason::Replayed }
 }
 
 /// [`path_slot`] of our path by which the packets of a peer's path come, if the daemon has written it down.
 #[inline(always)]
 fn attributed(peer: u32, path: u8) -> Option<u32> {
     ARRIVAL_PATHS.get(path_slot(peer, path)).and_then(|entry| entry.checked_sub(1))
-}
-
-/// Tells the daemon where the packets of a peer's path come from, once for every change.
-#[inline(never)]
-fn report_origin(ctx: &impl EbpfContext, arrival: &Arrival) -> u32 {
-    let ifindex = arrival.ifindex;
-    let outer = &arrival.outer;
-    let ipv4 = outer.headers_len as usize == IPV4_HEADER_LEN + 8;
-    let key = OriginKey { peer: arrival.peer, path: u32::from(arrival.header.path) };
-    let origin = Origin {
-        ifindex,
-        family: if ipv4 { FAMILY_IPV4 } else { FAMILY_IPV6 },
-        local: address_bytes(outer.destination),
-        remote: address_bytes(outer.source),
-        remote_port: outer.source_port,
-        reserved: [0; 6],
-    };
-    // SAFETY: read at once.
-    if let Some(last) = unsafe { ORIGINS.get(key) }
-        && last.ifindex == ifindex
-        && last.remote_port == origin.remote_port
-        && last.remote == origin.remote
-        && last.local == origin.local
-    {
-        return 0;
-    }
-    if ORIGINS.insert(key, origin, u64::from(BPF_ANY)).is_ok() {
-        info!(
-            ctx,
-            "peer {}: path {} now comes by interface {} from port {}", key.peer, key.path, ifindex, origin.remote_port
-        );
-        // With a full ring the next packet tries again. (A daemon that starts looks into `origins`.)
-        if ORIGIN_EVENTS.output(key, 0).is_err() {
-            let _ = ORIGINS.remove(key);
-        }
-    }
-    0
 }

@@ -6,19 +6,23 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use multipath_common::{
-    control::{CONTROL_MARK_WORDS, ControlMark},
+    control::{CONTROL_MARK_WORDS, ControlMark, PROBE, Probe, REPLY_WORDS, kind},
     drops::DropReason,
+    ecn,
     inner::{Inner, TCP},
-    maps::{FAMILY_IPV4, MAX_COUNTER, MAX_PART_LEN, MAX_PATHS, Path, Session, Tunnel, path_slot},
+    maps::{FAMILY_IPV4, MAX_COUNTER, MAX_PART_LEN, MAX_PATHS, PATH_DOUBTED, Path, Session, Tunnel, path_slot},
     mss::{self, MAX_OPTIONS_LEN, OPTIONS_BUFFER_LEN, Search},
-    parts,
-    wire::{DataHeader, Flags, OVERHEAD_IPV4, OVERHEAD_IPV6, PacketType, Part},
+    outer::{IPV4_UDP_WORDS, IPV6_UDP_WORDS},
+    parts, transit,
+    wire::{Class, DataHeader, Flags, HEADER_LEN, OVERHEAD_IPV4, OVERHEAD_IPV6, PacketType, Part, TAG_LEN},
 };
 
 use crate::{
+    control,
     drops::{Account, Exit},
     intrinsics::fetch_add,
     maps::{self, PART_SCRATCH, PATH_STATS, PEERS_MAP, TUNNEL},
+    pacing,
     packet::{ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Packet},
     path_choice::{self, Choice},
     steering,
@@ -37,6 +41,10 @@ const TCP_CHECKSUM_OFFSET: u32 = 16;
 /// it pass. The session stands in the mark of the socket buffer, which stays with it within a network namespace
 /// (net/core/skbuff.c, `skb_scrub_packet`): the peer's session may be another one when the frame comes back.
 pub const SECOND_PART_MARK: [u8; 2] = [0x06, 0x32];
+
+/// First bytes of the MAC addresses of the copy of a sealed packet that goes by a second path: this, the id of that path,
+/// zero, and the peer. The copy comes back to `mp0-port` as it left by the first path, and gets other outer headers.
+pub const COPY_MARK: [u8; 2] = [0x06, 0x35];
 
 /// What a packet is sealed with.
 #[derive(Clone, Copy)]
@@ -71,16 +79,18 @@ pub fn forward(ctx: &TcContext, account: &mut Account) -> Result<i32, Exit> {
     let addresses = packet.words::<CONTROL_MARK_WORDS>(0).ok_or(DropReason::MalformedInner)?;
     if let Some(mark) = ControlMark::from_words(&addresses) {
         steering::begin(ctx);
-        return send_control(ctx, account, mark, version, packet.len() - ETHERNET_LEN as u32);
+        return send_control(ctx, account, mark, version, packet);
+    }
+    let [first, second, path, zero] = addresses[0].to_ne_bytes();
+    if [first, second] == COPY_MARK && zero == 0 {
+        return send_copy(ctx, account, packet, version, Choice { peer: addresses[1], path });
     }
     let inner = packet.inner(ETHERNET_LEN).ok_or(DropReason::MalformedInner)?;
     // A frame may be padded, never short.
     if inner.version != version || inner.len + ETHERNET_LEN as u32 > packet.len() {
         return Err(DropReason::MalformedInner.into());
     }
-    if let [first, second, path, 0] = addresses[0].to_ne_bytes()
-        && [first, second] == SECOND_PART_MARK
-    {
+    if [first, second] == SECOND_PART_MARK && zero == 0 {
         let counter = u64::from(addresses[1]) | u64::from(addresses[2]) << 32;
         return send_second_part(ctx, account, &inner, path, counter);
     }
@@ -96,9 +106,25 @@ pub fn forward(ctx: &TcContext, account: &mut Account) -> Result<i32, Exit> {
     if inner.len > path.inner_mtu {
         return send_in_parts(ctx, account, &inner, choice, path);
     }
-    let payload = Payload { len: inner.len, version: inner.version, tos: inner.tos };
+    let tos = admit(account, choice, inner.len + overhead(path), inner.tos)?;
+    let payload = Payload { len: inner.len, version: inner.version, tos };
     let seal = Seal::next(current_session(choice.peer));
-    send(ctx, account, choice, path, payload, seal, PacketType::Data, Part::Whole)
+    let second = if path.state == PATH_DOUBTED { path_choice::second(&inner.key, choice, inner.len) } else { None };
+    send(ctx, account, choice, path, payload, seal, PacketType::Data, Part::Whole, second)
+}
+
+/// Bytes that the tunnel puts around a payload on a path.
+#[inline(always)]
+const fn overhead(path: &Path) -> u32 {
+    if path.family == FAMILY_IPV4 { OVERHEAD_IPV4 as u32 } else { OVERHEAD_IPV6 as u32 }
+}
+
+/// Asks the path's clock about `len` bytes of data; returns the outer type-of-service byte.
+#[inline(always)]
+fn admit(account: &mut Account, choice: Choice, len: u32, tos: u8) -> Result<u8, Exit> {
+    let slot = path_slot(choice.peer, choice.path);
+    account.path = slot + 1;
+    Ok(pacing::admit(slot, len, ecn::outer_tos(tos))?)
 }
 
 /// Receiver index (ours) of the session that packets to a peer are sealed with; 0 when there is none.
@@ -107,7 +133,7 @@ fn current_session(peer: u32) -> u32 {
     PEERS_MAP.get(peer).map_or(0, |peer| peer.session)
 }
 
-/// Seals and sends the payload, and counts it.
+/// Seals and sends the payload, by a second path as well if there is one, and counts it.
 #[expect(clippy::too_many_arguments, reason = "inlined, and a struct for them would be memory to the verifier")]
 #[inline(always)]
 fn send(
@@ -119,6 +145,7 @@ fn send(
     seal: Seal,
     packet_type: PacketType,
     part: Part,
+    second: Option<u8>,
 ) -> Result<i32, Exit> {
     let slot = path_slot(choice.peer, choice.path);
     account.path = slot + 1;
@@ -142,27 +169,76 @@ fn send(
     let header = DataHeader {
         packet_type,
         path: choice.path,
-        flags: Flags { part, ..Flags::PIN },
+        flags: Flags { class: if second.is_some() { Class::Duplicate } else { Class::Pin }, part, ..Flags::PIN },
         receiver,
         counter,
         timestamp: (now / 1000) as u32,
     };
     let keys = maps::session_keys(seal.session).ok_or(DropReason::NoSession)?;
-    let overhead = if path.family == FAMILY_IPV4 { OVERHEAD_IPV4 } else { OVERHEAD_IPV6 };
-    let action = underlay::send(ctx, path, header, payload, keys, cipher)?;
+    underlay::enclose(ctx, path, header, payload, keys, cipher)?;
     // SAFETY: looked up in this run of the program. Volatile: it may have changed since.
     if unsafe { (&raw const (*session).index).read_volatile() } != seal.session {
         // Retired since: the keys that it was sealed with may be another session's.
         return Err(DropReason::SessionExpired.into());
     }
+    if let Some(second) = second {
+        give_back_copy(ctx, Choice { path: second, ..choice });
+    }
+    let action = underlay::redirect(path)?;
+    count(slot, payload.len + overhead(path), now, transit::tells(&header, payload.len));
+    Ok(action)
+}
+
+/// Counts a packet of `len` bytes as sent on a path, and whether it tells how the path is ([`transit::tells`]).
+#[inline(always)]
+fn count(slot: u32, len: u32, now: u64, tells: bool) {
     if let Some(stats) = PATH_STATS.get_ptr_mut(slot) {
         // SAFETY: this CPU's own value, just looked up.
         unsafe {
             (*stats).egress.packets += 1;
-            (*stats).egress.bytes += u64::from(payload.len) + overhead as u64;
+            (*stats).egress.bytes += u64::from(len);
             (*stats).egress.last_seen_ns = now;
+            if !tells {
+                (*stats).doubled += 1;
+                (*stats).doubled_bytes += u64::from(len);
+            }
         }
     }
+}
+
+/// Gives a copy of a packet with all its headers back to `mp0-port`, for a second path. Where the kernel has no memory,
+/// the packet goes once.
+#[inline(always)]
+fn give_back_copy(ctx: &TcContext, second: Choice) {
+    let Some(tunnel) = TUNNEL.get(0) else {
+        return;
+    };
+    let [mark, also_mark] = COPY_MARK;
+    let words = [u32::from_ne_bytes([mark, also_mark, second.path, 0]), second.peer];
+    if Packet::new(ctx.data(), ctx.data_end()).set_words(0, words).is_some() {
+        let _ = ctx.clone_redirect(tunnel.port_ifindex, u64::from(BPF_F_INGRESS));
+    }
+}
+
+/// Sends the copy of a sealed packet, of outer IP `version`, by its second path.
+#[inline(always)]
+fn send_copy(ctx: &TcContext, account: &mut Account, packet: Packet, version: u8, choice: Choice) -> Result<i32, Exit> {
+    let (headers, tos) = match packet.words::<1>(ETHERNET_LEN) {
+        Some([first]) if version == 4 => (IPV4_UDP_WORDS * 4, (u32::from_be(first) >> 16) as u8),
+        Some([first]) => (IPV6_UDP_WORDS * 4, (u32::from_be(first) >> 20) as u8),
+        None => return Err(DropReason::MalformedInner.into()),
+    };
+    let sealed = packet.len().saturating_sub((ETHERNET_LEN + headers) as u32);
+    if sealed < (HEADER_LEN + TAG_LEN) as u32 || choice.path as usize >= MAX_PATHS {
+        return Err(DropReason::MalformedInner.into());
+    }
+    let path = path_choice::usable(choice).ok_or(DropReason::NoPath)?;
+    let len = sealed + overhead(path) - (HEADER_LEN + TAG_LEN) as u32;
+    let tos = admit(account, choice, len, tos)?;
+    underlay::readdress(ctx, path, version, tos, sealed)?;
+    let action = underlay::redirect(path)?;
+    // SAFETY: no arguments.
+    count(path_slot(choice.peer, choice.path), len, unsafe { bpf_ktime_get_boot_ns() }, false);
     Ok(action)
 }
 
@@ -181,21 +257,36 @@ fn draw(session: *mut Session, count: u64, now: u64) -> Result<u64, Exit> {
     if first + count > MAX_COUNTER { Err(DropReason::SessionExpired.into()) } else { Ok(first) }
 }
 
-/// Seals the daemon's message, which follows the mark and the `EtherType`, and sends it by the path that the mark
-/// names.
+/// Seals the message, which follows the mark and the `EtherType`, and sends it by the path that the mark names. A probe
+/// gets the length that stands in it, because its length is what it asks about: [`underlay::enclose`] pads it with zeros.
 #[inline(always)]
-fn send_control(ctx: &TcContext, account: &mut Account, mark: ControlMark, version: u8, len: u32) -> Result<i32, Exit> {
+fn send_control(
+    ctx: &TcContext,
+    account: &mut Account,
+    mark: ControlMark,
+    version: u8,
+    packet: Packet,
+) -> Result<i32, Exit> {
+    let probe = packet
+        .words::<REPLY_WORDS>(ETHERNET_LEN)
+        .filter(|words| kind(words[0]) == PROBE)
+        .map(|words| Probe::from_words(&words));
+    let len = probe.map_or(packet.len() - ETHERNET_LEN as u32, |probe| u32::from(probe.len));
     if len == 0 || mark.path as usize >= MAX_PATHS {
         return Err(DropReason::MalformedInner.into());
     }
     let choice = Choice { peer: mark.peer, path: mark.path };
-    let path = path_choice::usable(choice).ok_or(DropReason::NoPath)?;
-    if len > path.inner_mtu {
+    let path = path_choice::usable_for_control(path_slot(mark.peer, mark.path)).ok_or(DropReason::NoPath)?;
+    if len > if probe.is_some() { path.largest } else { path.inner_mtu } {
         return Err(DropReason::TooBig.into());
     }
+    if probe.is_some() {
+        control::await_reply(path_slot(choice.peer, choice.path));
+    }
+    pacing::carry(path_slot(choice.peer, choice.path), len + overhead(path));
     let session = if mark.session == 0 { current_session(mark.peer) } else { mark.session };
     let payload = Payload { len, version, tos: 0 };
-    send(ctx, account, choice, path, payload, Seal::next(session), PacketType::Control, Part::Whole)
+    send(ctx, account, choice, path, payload, Seal::next(session), PacketType::Control, Part::Whole, None)
 }
 
 /// Sends a packet in two parts: gives a copy of it back to `mp0-port` for the second one, and sends the first.
@@ -208,6 +299,8 @@ fn send_in_parts(
     path: &Path,
 ) -> Result<i32, Exit> {
     let first_len = parts::split(inner.len, path.inner_mtu).ok_or(DropReason::TooBig)?;
+    // Both parts at once: one without the other is of no use. A mark on one is a mark on the packet.
+    let tos = admit(account, choice, inner.len + 2 * overhead(path), inner.tos)?;
     let tunnel: &Tunnel = TUNNEL.get(0).ok_or(DropReason::NoSession)?;
     let index = current_session(choice.peer);
     let session = maps::session(index).ok_or(DropReason::NoSession)?;
@@ -225,7 +318,7 @@ fn send_in_parts(
     // SAFETY: as above.
     unsafe { (*skb).mark = marked };
     copied.map_err(|_| DropReason::EncapsulationFailed)?;
-    let payload = Payload { len: first_len, version: inner.version, tos: inner.tos };
+    let payload = Payload { len: first_len, version: inner.version, tos };
     send(
         ctx,
         account,
@@ -235,6 +328,7 @@ fn send_in_parts(
         Seal { session: index, counter: Some(counter) },
         PacketType::Data,
         Part::First,
+        None,
     )
 }
 
@@ -259,7 +353,17 @@ fn send_second_part(
     // SAFETY: the context is valid while the program runs.
     let session = unsafe { core::mem::take(&mut (*ctx.skb.skb).mark) };
     let payload = Payload { len, version: inner.version, tos: inner.tos };
-    send(ctx, account, choice, path, payload, Seal { session, counter: Some(counter) }, PacketType::Data, Part::Second)
+    send(
+        ctx,
+        account,
+        choice,
+        path,
+        payload,
+        Seal { session, counter: Some(counter) },
+        PacketType::Data,
+        Part::Second,
+        None,
+    )
 }
 
 /// Moves the last `len` bytes of a packet, which stand `offset` bytes behind its Ethernet header, to the front, and

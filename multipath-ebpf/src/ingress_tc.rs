@@ -53,15 +53,18 @@ pub fn receive<const L2: usize>(ctx: &TcContext, account: &mut Account) -> Resul
     let packet = Packet::linear(ctx).ok_or(DropReason::DeliveryFailed)?;
     arrival.open::<L2>(packet)?;
     if arrival.header.packet_type == PacketType::Control {
-        return receive_control::<L2>(ctx, arrival);
+        arrival.accept()?;
+        arrival.report(ctx);
+        return control::receive::<L2>(ctx, arrival);
     }
     if arrival.header.flags.part != Part::Whole {
         return receive_part::<L2>(ctx, arrival);
     }
     let inner = check_inner::<L2>(packet, arrival)?;
     arrival.accept()?;
+    check_source(arrival, &inner)?;
     arrival.report(ctx);
-    strip::<L2>(ctx, arrival)?;
+    strip::<L2>(ctx, arrival.payload_offset(), arrival.payload_len)?;
     deliver(ctx, arrival, &inner)
 }
 
@@ -84,19 +87,7 @@ fn came_by<const L2: usize>(ctx: &TcContext, packet: Packet) -> Result<u32, Exit
     }
 }
 
-/// Hands a control message to the daemon; the packet ends here.
-#[inline(always)]
-fn receive_control<const L2: usize>(ctx: &TcContext, arrival: &Arrival) -> Result<i32, Exit> {
-    arrival.accept()?;
-    arrival.report(ctx);
-    if control::hand_over(ctx, arrival, (L2 + arrival.payload_offset()) as u32) == 0 {
-        Ok(TC_ACT_SHOT)
-    } else {
-        Err(DropReason::ControlLost.into())
-    }
-}
-
-/// Checks the inner packet of an opened one: lengths, source address, congestion.
+/// Checks the inner packet of an opened one: lengths and congestion.
 #[inline(always)]
 pub fn check_inner<const L2: usize>(packet: Packet, arrival: &Arrival) -> Result<Inner, Exit> {
     let inner = packet.inner(L2 + arrival.payload_offset()).ok_or(DropReason::BadInner)?;
@@ -112,20 +103,25 @@ fn check(arrival: &Arrival, inner: &Inner, len: u32) -> Result<(), Exit> {
     if inner.len < len {
         return Err(DropReason::Oversized.into());
     }
-    if !path_choice::owns(arrival.peer, inner.key.source) {
-        return Err(DropReason::WrongSource.into());
-    }
     if ecn::inner_tos(inner.tos, arrival.outer.tos).is_none() {
         return Err(DropReason::EcnNotCapable.into());
     }
     Ok(())
 }
 
-/// Cuts everything around the payload away, so that it follows an Ethernet header that is still to be written.
+/// Checks the source address of an accepted packet. Accepted, because it has come whatever its address is: the peer has
+/// counted it as sent, and what an honest one sends by mistake must not look like losses of the path.
 #[inline(always)]
-fn strip<const L2: usize>(ctx: &TcContext, arrival: &Arrival) -> Result<(), Exit> {
-    let failed = |_| Exit::Drop(DropReason::DeliveryFailed);
-    let sealed_end = L2 as u32 + arrival.payload_offset() as u32 + arrival.payload_len + TAG_LEN as u32;
+pub fn check_source(arrival: &Arrival, inner: &Inner) -> Result<(), Exit> {
+    if path_choice::owns(arrival.peer, inner.key.source) { Ok(()) } else { Err(DropReason::WrongSource.into()) }
+}
+
+/// Cuts everything around the first `len` bytes of the payload away, so that they follow an Ethernet header that is still
+/// to be written.
+#[inline(always)]
+pub fn strip<const L2: usize>(ctx: &TcContext, payload_offset: usize, len: u32) -> Result<(), DropReason> {
+    let failed = |_| DropReason::DeliveryFailed;
+    let sealed_end = L2 as u32 + payload_offset as u32 + len + TAG_LEN as u32;
     let tail = |len| {
         // SAFETY: the context is valid while the program runs.
         match unsafe { bpf_skb_change_tail(ctx.skb.skb, len, 0) } {
@@ -135,16 +131,15 @@ fn strip<const L2: usize>(ctx: &TcContext, arrival: &Arrival) -> Result<(), Exit
     };
     // The kernel leaves at least an IP header of the outer version (net/core/filter.c, `bpf_skb_adjust_room`): a short
     // IPv4 packet in an IPv6 one needs padding until its headers are gone.
-    let padding = if arrival.payload_len < IPV6_HEADER_LEN as u32 { IPV6_HEADER_LEN as u32 } else { 0 };
+    let padding = if len < IPV6_HEADER_LEN as u32 { IPV6_HEADER_LEN as u32 } else { 0 };
     if padding != 0 {
         tail(sealed_end + padding).map_err(failed)?;
     }
-    let headers = arrival.payload_offset() as i32;
-    ctx.adjust_room(-headers, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, 0).map_err(failed)?;
-    tail(L2 as u32 + arrival.payload_len).map_err(failed)?;
+    ctx.adjust_room(-(payload_offset as i32), bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, 0).map_err(failed)?;
+    tail(L2 as u32 + len).map_err(failed)?;
     // SAFETY: the context is valid while the program runs.
     if L2 == 0 && unsafe { bpf_skb_change_head(ctx.skb.skb, ETHERNET_LEN as u32, 0) } != 0 {
-        return Err(DropReason::DeliveryFailed.into());
+        return Err(DropReason::DeliveryFailed);
     }
     Ok(())
 }
@@ -191,7 +186,7 @@ fn receive_part<const L2: usize>(ctx: &TcContext, arrival: &mut Arrival) -> Resu
         return Err(DropReason::PartMismatch.into());
     }
     arrival.accept()?;
-    strip::<L2>(ctx, arrival)?;
+    strip::<L2>(ctx, arrival.payload_offset(), arrival.payload_len)?;
     let joined = match join::join(ctx, arrival) {
         join::WAITING => return Ok(TC_ACT_SHOT),
         joined if joined > 0 => joined as u32,
@@ -203,6 +198,7 @@ fn receive_part<const L2: usize>(ctx: &TcContext, arrival: &mut Arrival) -> Resu
     let packet = Packet::linear(ctx).ok_or(DropReason::DeliveryFailed)?;
     let inner = packet.inner(ETHERNET_LEN).ok_or(DropReason::BadInner)?;
     check(arrival, &inner, joined & !join::CONGESTION)?;
+    check_source(arrival, &inner)?;
     arrival.report(ctx);
     deliver(ctx, arrival, &inner)
 }

@@ -15,7 +15,7 @@ use multipath_common::{
 use crate::{
     arrival::inspect,
     drops::{Account, Exit},
-    ingress_tc::{check_inner, finish},
+    ingress_tc::{check_inner, check_source, finish},
     maps::TUNNEL,
     packet::{ETHERNET_LEN, Packet},
 };
@@ -41,6 +41,7 @@ pub fn receive(ctx: &XdpContext, account: &mut Account) -> Result<u32, Exit> {
     arrival.open::<ETHERNET_LEN>(packet)?;
     let inner = check_inner::<ETHERNET_LEN>(packet, arrival)?;
     arrival.accept()?;
+    check_source(arrival, &inner)?;
     arrival.report(ctx);
     let failed = || Exit::Drop(DropReason::DeliveryFailed);
     // SAFETY: the context is valid while the program runs.

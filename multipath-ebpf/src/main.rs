@@ -5,7 +5,7 @@
 //! | `steer` | TC egress of `mp0` | chooses the processor that seals; drops what bears the marks of our own frames |
 //! | `delivered` | TC ingress of `mp0` | counts what has left the tunnel |
 //! | `egress` | TC ingress of `mp0-port` | inner packet, or the daemon's message, sealed, to uplink |
-//! | `ingress_tc` | TC ingress of an uplink with Ethernet headers | outer packet, opened, to `mp0`, or to the daemon |
+//! | `ingress_tc` | TC ingress of an uplink with Ethernet headers | outer packet, opened, to `mp0`, to the daemon, or answered |
 //! | `ingress_tc_raw` | TC ingress of an uplink without link-layer header (PPP, TUN, raw-IP modems) | the same |
 //! | `ingress_xdp` | XDP in an uplink's driver | the same for whole inner packets, the rest is left to TC |
 //! | `ingress_xdp_generic` | XDP of an uplink in the kernel's stack | drops what must not come in, leaves the rest to TC |
@@ -30,6 +30,7 @@ mod ingress_tc;
 mod ingress_xdp;
 mod join;
 mod maps;
+mod pacing;
 mod path_choice;
 mod steering;
 mod underlay;

@@ -12,6 +12,9 @@ use multipath_common::maps::{
     ORIGIN_EVENTS_LEN, Origin, OriginKey, PartKey, Path, PathSettings, PathStats, Peer, SESSIONS_PER_PEER, Session,
     SessionKeys, Source, StoredPart, Tunnel, session_slot,
 };
+use multipath_common::quality::{
+    Arrivals, PATH_LOG_LEN, PROBE_EVENTS_LEN, PathClock, PathLogEntry, PathQuality, ProbeEvent,
+};
 use multipath_common::steering::LANES;
 
 const PEERS: usize = 16;
@@ -64,6 +67,17 @@ pub static PART_SCRATCH: PerCpuArray<StoredPart, 1> = PerCpuArray::new();
 pub static SPREADING: Array<u32, 1> = Array::new();
 #[btf_map(name = "lanes")]
 pub static LANES_MAP: Array<Lane, LANES> = Array::new();
+#[btf_map(name = "arrivals")]
+pub static ARRIVALS: Array<Arrivals, PATHS> = Array::new();
+#[btf_map(name = "probe_events")]
+pub static PROBE_EVENTS: RingBuf<ProbeEvent, PROBE_EVENTS_LEN> = RingBuf::new();
+#[btf_map(name = "path_clocks")]
+pub static PATH_CLOCKS: Array<PathClock, PATHS> = Array::new();
+// No program uses these two: they are here so that they are made, pinned and described like the others.
+#[btf_map(name = "path_quality")]
+static PATH_QUALITY: Array<PathQuality, PATHS> = Array::new();
+#[btf_map(name = "path_log")]
+static PATH_LOG: Array<PathLogEntry, PATH_LOG_LEN> = Array::new();
 
 /// The sum of both counters of `generation`: changes whenever a choice may have changed.
 #[inline(always)]

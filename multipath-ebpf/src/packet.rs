@@ -114,6 +114,13 @@ impl Packet {
         self.at::<u16>(ETHERNET_LEN - 2).map(|pointer| u16::from_be(unsafe { *pointer }))
     }
 
+    /// Writes the `EtherType` of an Ethernet frame, host order.
+    #[inline(always)]
+    pub fn set_ethertype(self, ethertype: u16) -> Option<()> {
+        // SAFETY: `at` has checked the bounds.
+        self.at::<u16>(ETHERNET_LEN - 2).map(|pointer| unsafe { *pointer = ethertype.to_be() })
+    }
+
     /// Writes an Ethernet header: the destination is also the source, because the receiver knows no other station.
     #[inline(always)]
     pub fn set_ethernet(self, mac: [u8; 6], ethertype: u16) -> Option<()> {

@@ -3,7 +3,8 @@
 use aya_ebpf::{bindings::BPF_ANY, btf_maps::lpm_trie::Key, helpers::bpf_loop};
 use multipath_common::{
     drops::DropReason,
-    maps::{Address, Flow, FlowKey, MAX_PATHS, NO_PEER, PATH_UP, Path, Source, path_slot},
+    health::Role,
+    maps::{Address, Flow, FlowKey, MAX_PATHS, NO_PEER, PATH_DOUBTED, PATH_STANDBY, PATH_UP, Path, Source, path_slot},
     schedule::{Rendezvous, flow_hash},
 };
 
@@ -48,6 +49,12 @@ pub fn owns(peer: u32, address: [u32; 4]) -> bool {
     true
 }
 
+/// Whether the operator has put a path out of use: at once, and also when there is no daemon to put its state.
+#[inline(always)]
+fn is_put_down(slot: u32) -> bool {
+    PATH_OPERATOR.get(slot).is_some_and(|settings| settings.role == Role::Down as u32)
+}
+
 /// The weight in force: the operator's, else the automatic one.
 #[inline(always)]
 fn weight(slot: u32) -> u32 {
@@ -62,6 +69,8 @@ struct Candidates {
     choice: Rendezvous,
     peer: u32,
     path_set: u32,
+    /// Only paths in this state are looked at.
+    state: u32,
     len: u32,
     widest_mtu: u32,
     widest: u8,
@@ -77,7 +86,8 @@ extern "C" fn offer_path(index: u32, candidates: *mut Candidates) -> i64 {
         return 0;
     }
     if let Some(usable) = PATHS_MAP.get(slot)
-        && usable.state == PATH_UP
+        && usable.state == candidates.state
+        && !is_put_down(slot)
     {
         if usable.inner_mtu >= candidates.len {
             candidates.choice.offer(path, weight(slot));
@@ -90,20 +100,31 @@ extern "C" fn offer_path(index: u32, candidates: *mut Candidates) -> i64 {
     0
 }
 
-/// The path of a flow among the usable ones that carry `len` bytes whole; when none does, the usable one that carries
-/// most. Encoded for the verifier, which wants a scalar: the path id + 1, or 0 for none.
+/// The path of a flow among the ones in this state that carry `len` bytes whole; when none does, the one in this state
+/// that carries most. `without` holds bits of paths that are not looked at. Encoded for the verifier, which wants a
+/// scalar: the path id + 1, or 0 for none.
 #[inline(never)]
-fn rendezvous(peer: u32, hash: u64, len: u32) -> u32 {
-    let Some(path_set) = PEERS_MAP.get(peer).map(|peer| peer.path_set) else {
+fn rendezvous_among(state: u32, without: u32, peer: u32, hash: u64, len: u32) -> u32 {
+    let Some(path_set) = PEERS_MAP.get(peer).map(|peer| peer.path_set & !without) else {
         return 0;
     };
-    let mut candidates = Candidates { choice: Rendezvous::new(hash), peer, path_set, len, widest_mtu: 0, widest: 0 };
+    let choice = Rendezvous::new(hash);
+    let mut candidates = Candidates { choice, peer, path_set, state, len, widest_mtu: 0, widest: 0 };
     // SAFETY: callback and context fit each other.
     unsafe { bpf_loop(MAX_PATHS as u32, offer_path as *mut _, (&raw mut candidates).cast(), 0) };
     match candidates.choice.winner() {
         Some(path) => u32::from(path) + 1,
         None if candidates.widest_mtu != 0 => u32::from(candidates.widest) + 1,
         None => 0,
+    }
+}
+
+/// The same among all that carry data: those in doubt only when there is no other.
+#[inline(always)]
+fn rendezvous(without: u32, peer: u32, hash: u64, len: u32) -> u32 {
+    match rendezvous_among(PATH_UP, without, peer, hash, len) {
+        0 => rendezvous_among(PATH_DOUBTED, without, peer, hash, len),
+        path => path,
     }
 }
 
@@ -114,7 +135,7 @@ fn choose(key: &FlowKey, generation: u64) -> i64 {
     let Some(peer) = peer_by_prefix(key.destination) else {
         return -(DropReason::NoPeer as i64);
     };
-    let path = rendezvous(peer, flow_hash(key), 0);
+    let path = rendezvous(0, peer, flow_hash(key), 0);
     if path == 0 {
         return -(DropReason::NoPath as i64);
     }
@@ -123,14 +144,22 @@ fn choose(key: &FlowKey, generation: u64) -> i64 {
     i64::from(peer) << 32 | i64::from(path)
 }
 
-/// A path that may be used.
+/// A path that may carry data.
 #[inline(always)]
 pub fn usable(choice: Choice) -> Option<&'static Path> {
-    PATHS_MAP.get(path_slot(choice.peer, choice.path)).filter(|path| path.state == PATH_UP)
+    let slot = path_slot(choice.peer, choice.path);
+    let path = PATHS_MAP.get(slot).filter(|path| matches!(path.state, PATH_UP | PATH_DOUBTED))?;
+    if is_put_down(slot) { None } else { Some(path) }
+}
+
+/// A path that may carry control messages, by its [`path_slot`].
+#[inline(always)]
+pub fn usable_for_control(slot: u32) -> Option<&'static Path> {
+    PATHS_MAP.get(slot).filter(|path| matches!(path.state, PATH_UP | PATH_STANDBY | PATH_DOUBTED))
 }
 
 /// The peer and path of a flow: from the flow table, or chosen now. A path that went down, or is being written, is left
-/// at once, before the daemon has advanced the generation.
+/// at once, before the daemon has advanced the generation; one in doubt keeps its flows.
 #[inline(always)]
 pub fn of_flow(key: &FlowKey) -> Result<(Choice, &'static Path), Exit> {
     let generation = generation();
@@ -155,5 +184,15 @@ pub fn of_flow(key: &FlowKey) -> Result<(Choice, &'static Path), Exit> {
 /// widest one, which carries it in two parts if any does.
 #[inline(always)]
 pub fn for_long_packet(key: &FlowKey, peer: u32, len: u32) -> Option<u8> {
-    rendezvous(peer, flow_hash(key), len).checked_sub(1).map(|path| path as u8)
+    rendezvous(0, peer, flow_hash(key), len).checked_sub(1).map(|path| path as u8)
+}
+
+/// A second path for a packet of `len` bytes that goes twice: another one that carries the packet whole, beyond doubt if
+/// there is any. Two that are in doubt at the same time seldom fail both.
+#[inline(always)]
+pub fn second(key: &FlowKey, first: Choice, len: u32) -> Option<u8> {
+    let without = 1 << (first.path & (MAX_PATHS as u8 - 1));
+    let path = rendezvous(without, first.peer, flow_hash(key), len).checked_sub(1)? as u8;
+    let carries = PATHS_MAP.get(path_slot(first.peer, path)).is_some_and(|path| path.inner_mtu >= len);
+    if carries { Some(path) } else { None }
 }

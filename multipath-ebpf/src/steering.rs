@@ -20,7 +20,7 @@ use multipath_common::{
 
 use crate::{
     drops::{Account, Exit},
-    egress::SECOND_PART_MARK,
+    egress::{COPY_MARK, SECOND_PART_MARK},
     maps::{LANES_MAP, SPREADING, TUNNEL},
     packet::Packet,
 };
@@ -107,8 +107,8 @@ pub fn steer(ctx: &TcContext) -> Result<i32, Exit> {
     Err(Exit::Pass)
 }
 
-/// Whether a frame that leaves `mp0` bears a mark that no such frame has: a second part or a frame that was handed over
-/// appear on `mp0-port` alone, and control messages are this machine's own.
+/// Whether a frame that leaves `mp0` bears a mark that no such frame has: a second part, a copy or a frame that was handed
+/// over appear on `mp0-port` alone, and control messages are this machine's own.
 #[inline(always)]
 fn is_forged(ctx: &TcContext) -> bool {
     let Some(addresses) = Packet::new(ctx.data(), ctx.data_end()).words::<CONTROL_MARK_WORDS>(0) else {
@@ -117,7 +117,7 @@ fn is_forged(ctx: &TcContext) -> bool {
     let [first, second, ..] = addresses[0].to_ne_bytes();
     // SAFETY: the context is valid while the program runs.
     let is_forwarded = unsafe { (*ctx.skb.skb).ingress_ifindex } != 0;
-    [SECOND_PART_MARK, HANDED_MARK].contains(&[first, second])
+    [SECOND_PART_MARK, HANDED_MARK, COPY_MARK].contains(&[first, second])
         || is_forwarded && ControlMark::from_words(&addresses).is_some()
 }
 
@@ -184,6 +184,21 @@ pub fn deliver(ctx: &TcContext, path_slot: u32) {
         } else {
             bpf_set_hash_invalid(ctx.skb.skb);
         }
+    }
+}
+
+/// Ends the lane's part of a packet that is answered: the answer goes to `mp0-port` on this processor, where [`begin`]
+/// takes it for no packet of the inner network.
+#[inline(always)]
+pub fn turn_back(ctx: &TcContext, path_slot: u32) {
+    let lane = opening_lane(path_slot);
+    if is_counted(ctx) {
+        finish(lane);
+    }
+    let cpus = cpus();
+    if cpus >= 2 {
+        // SAFETY: the context is valid while the program runs.
+        unsafe { bpf_set_hash(ctx.skb.skb, hash_for(bpf_get_smp_processor_id(), lane, cpus)) };
     }
 }
 

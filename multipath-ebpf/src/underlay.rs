@@ -7,7 +7,6 @@ use aya_ebpf::{
 };
 use multipath_common::{
     drops::DropReason,
-    ecn,
     maps::{CIPHER_NONE, FAMILY_IPV4, MAX_PART_LEN, Path, SessionKeys},
     outer::{self, IPV4_UDP_WORDS, IPV6_UDP_WORDS},
     wire::{DataHeader, HEADER_LEN, HEADER_WORDS, IPV4_HEADER_LEN, IPV6_HEADER_LEN, TAG_LEN},
@@ -32,7 +31,7 @@ pub struct Payload {
     pub len: u32,
     /// 4 or 6: the IP version under which the kernel knows the packet.
     pub version: u8,
-    /// Type-of-service byte of the inner packet.
+    /// Type-of-service byte of the outer packet.
     pub tos: u8,
 }
 
@@ -43,17 +42,17 @@ pub fn address_words(address: [u8; 16]) -> [u32; 4] {
     unsafe { core::mem::transmute(address) }
 }
 
-/// Seals the payload that follows the Ethernet header, puts header and outer headers before it, and hands the packet to
-/// the path's next hop. Returns the verdict.
+/// Seals the payload that follows the Ethernet header, padded with zeros to its length, and puts header and outer headers
+/// before it.
 #[inline(always)]
-pub fn send(
+pub fn enclose(
     ctx: &TcContext,
     path: &Path,
     header: DataHeader,
     payload: Payload,
     keys: &SessionKeys,
     cipher: u32,
-) -> Result<i32, DropReason> {
+) -> Result<(), DropReason> {
     make_room_for_tag(ctx, payload.len)?;
     let packet = Packet::new(ctx.data(), ctx.data_end());
     let failed = match cipher {
@@ -69,7 +68,7 @@ pub fn send(
             address_words(path.remote)[3],
             path.local_port,
             path.remote_port,
-            ecn::outer_tos(payload.tos),
+            payload.tos,
             payload.len + (HEADER_LEN + TAG_LEN) as u32,
         );
         if payload.version == 4 {
@@ -77,9 +76,10 @@ pub fn send(
         } else {
             make_room_ipv6_in_ipv4(ctx)?;
         }
-        write(ctx, ETHERTYPE_IPV4, outer, header)?;
+        write_header(ctx, IPV4_UDP_WORDS * 4, header)?;
+        write_outer(ctx, ETHERTYPE_IPV4, outer)
     } else {
-        let mut sum = u64::from(sealed_sum(ctx, payload.len + TAG_LEN as u32));
+        let mut sum = u64::from(sealed_sum(ctx, ETHERNET_LEN as u32, payload.len + TAG_LEN as u32));
         for word in header.to_words() {
             sum += u64::from(word);
         }
@@ -88,7 +88,7 @@ pub fn send(
             address_words(path.remote),
             path.local_port,
             path.remote_port,
-            ecn::outer_tos(payload.tos),
+            payload.tos,
             payload.len + (HEADER_LEN + TAG_LEN) as u32,
             sum,
         );
@@ -99,12 +99,48 @@ pub fn send(
             change_protocol(ctx, ETHERTYPE_IPV6)?;
             make_room(ctx, IPV4_UDP_WORDS * 4 + HEADER_LEN)?;
         }
-        write(ctx, ETHERTYPE_IPV6, outer, header)?;
+        write_header(ctx, IPV6_UDP_WORDS * 4, header)?;
+        write_outer(ctx, ETHERTYPE_IPV6, outer)
     }
-    redirect(path)
 }
 
-/// Ends the packet 16 bytes behind its payload: whatever padded it, or the second part, is cut away.
+/// Replaces the outer headers, of IP `version`, by those of another path; `len` bytes of UDP payload follow them.
+#[inline(always)]
+pub fn readdress(ctx: &TcContext, path: &Path, version: u8, tos: u8, len: u32) -> Result<(), DropReason> {
+    // The kernel's change of protocol cuts or inserts just the difference of the headers.
+    if path.family == FAMILY_IPV4 {
+        if version != 4 {
+            change_protocol(ctx, ETHERTYPE_IPV4)?;
+        }
+        let outer = outer::ipv4_udp(
+            address_words(path.local)[3],
+            address_words(path.remote)[3],
+            path.local_port,
+            path.remote_port,
+            tos,
+            len,
+        );
+        write_outer(ctx, ETHERTYPE_IPV4, outer)
+    } else {
+        if version != 6 {
+            change_protocol(ctx, ETHERTYPE_IPV6)?;
+        }
+        let sum = sealed_sum(ctx, (ETHERNET_LEN + IPV6_UDP_WORDS * 4) as u32, len);
+        let outer = outer::ipv6_udp(
+            address_words(path.local),
+            address_words(path.remote),
+            path.local_port,
+            path.remote_port,
+            tos,
+            len,
+            u64::from(sum),
+        );
+        write_outer(ctx, ETHERTYPE_IPV6, outer)
+    }
+}
+
+/// Ends the packet 16 bytes behind its payload: whatever padded it, or the second part, is cut away, and zeros are put
+/// behind a payload that is shorter than it should be.
 #[inline(always)]
 fn make_room_for_tag(ctx: &TcContext, payload_len: u32) -> Result<(), DropReason> {
     let len = (ETHERNET_LEN + TAG_LEN) as u32 + payload_len;
@@ -149,31 +185,30 @@ fn make_room_ipv6_in_ipv4(ctx: &TcContext) -> Result<(), DropReason> {
     packet.set_words(ETHERNET_LEN + LEN, cut).ok_or(DropReason::EncapsulationFailed)
 }
 
+/// Writes the header behind outer headers of `outer_len` bytes.
 #[inline(always)]
-fn write<const N: usize>(
-    ctx: &TcContext,
-    ethertype: u16,
-    outer: [u32; N],
-    header: DataHeader,
-) -> Result<(), DropReason> {
+fn write_header(ctx: &TcContext, outer_len: usize, header: DataHeader) -> Result<(), DropReason> {
     let packet = Packet::new(ctx.data(), ctx.data_end());
-    let written = || {
-        // SAFETY: `at` has checked the bounds.
-        unsafe { *packet.at::<u16>(ETHERNET_LEN - 2)? = ethertype.to_be() };
-        packet.set_words::<HEADER_WORDS>(ETHERNET_LEN + N * 4, header.to_words())?;
-        packet.set_words(ETHERNET_LEN, outer)
-    };
-    written().ok_or(DropReason::EncapsulationFailed)
+    let written = packet.set_words::<HEADER_WORDS>(ETHERNET_LEN + outer_len, header.to_words());
+    written.ok_or(DropReason::EncapsulationFailed)
 }
 
-/// One's complement sum of the `len` bytes after the Ethernet header, sealed payload and tag, in memory order.
+/// Writes the outer headers.
+#[inline(always)]
+fn write_outer<const N: usize>(ctx: &TcContext, ethertype: u16, outer: [u32; N]) -> Result<(), DropReason> {
+    let packet = Packet::new(ctx.data(), ctx.data_end());
+    let written = packet.set_ethertype(ethertype).and_then(|()| packet.set_words(ETHERNET_LEN, outer));
+    written.ok_or(DropReason::EncapsulationFailed)
+}
+
+/// One's complement sum of `len` bytes of the frame from `start` on, an even offset, in memory order.
 ///
 /// The sum is a 32-bit number, so that a subprogram can return it.
 #[expect(clippy::cast_ptr_alignment, reason = "the scratch is aligned to eight bytes, its bytes to four")]
 #[inline(never)]
-fn sealed_sum(ctx: &TcContext, len: u32) -> u32 {
+fn sealed_sum(ctx: &TcContext, start: u32, len: u32) -> u32 {
     let mut sum = 0;
-    let mut offset = ETHERNET_LEN;
+    let mut offset = start as usize;
     let mut rest = len as usize;
     let packet = Packet::new(ctx.data(), ctx.data_end());
     for _ in 0..CHECKSUM_RUNS {
@@ -210,7 +245,7 @@ fn sealed_sum(ctx: &TcContext, len: u32) -> u32 {
 /// Hands the packet to the path's next hop on its uplink. The kernel resolves the neighbour and holds the packet
 /// until it is known.
 #[inline(always)]
-fn redirect(path: &Path) -> Result<i32, DropReason> {
+pub fn redirect(path: &Path) -> Result<i32, DropReason> {
     let next_hop = address_words(path.next_hop);
     let words = if path.next_hop_family == FAMILY_IPV4 { [next_hop[3], 0, 0, 0] } else { next_hop };
     let mut params = bpf_redir_neigh {

@@ -38,6 +38,10 @@ pub struct Global {
     #[arg(long, global = true, value_name = "DIR", env = "MPVPN_BPFFS", default_value = "/sys/fs/bpf")]
     pub bpffs: PathBuf,
 
+    /// Where the daemon keeps what must survive a reboot: how much of their quotas the uplinks have used
+    #[arg(long, global = true, value_name = "DIR", env = "MPVPN_STATE", default_value = "/var/lib/mpvpn")]
+    pub state: PathBuf,
+
     /// Say more on stderr; twice: everything. `RUST_LOG` overrides it
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub verbose: u8,
@@ -62,18 +66,37 @@ pub enum Command {
     #[command(after_help = "Example: mpvpn down mp0")]
     Down(Down),
 
-    /// Show tunnels: peers, paths, counters, drops
+    /// Have the daemon of a tunnel read its file anew
     ///
-    /// Reads the pinned maps and sums them over all CPUs. Works without a daemon. For each peer it says how its packets are
-    /// protected and since when the session has its keys.
+    /// Uplinks, endpoints, peers, weights, rates, roles, quotas and flows become those of the file while packets pass; what
+    /// stays the same is not touched. The file is the one that the daemon was started with. If anything in it is wrong,
+    /// nothing of it is applied, and every error is said here. Exit status 0: the new configuration is in force.
+    ///
+    /// Another private key or `listen_port`, and more peers than the maps have room for, take a restart of the daemon.
+    #[command(after_help = "Example: mpvpn reload mp0")]
+    Reload(Reload),
+
+    /// Show tunnels: peers, paths and how good they are, drops
+    ///
+    /// Reads the pinned maps and sums them over all CPUs. Works without a daemon; then what was measured has the age that is
+    /// said. For each peer it says how its packets are protected and since when the session has its keys.
+    ///
+    /// Of each path: its health (up, lossy, stalled, down, probing, backup, disabled), role, share of the flows, smoothed
+    /// round trip with deviation and its minimum, and then, out (to the peer) and in: one-way delay (without a common
+    /// clock: to be compared among the paths of a peer), jitter, packets lost in the last 5 seconds, what arrives; what it
+    /// can carry out, as far as a limit was met; the largest outer packet that passes; bytes sent and received. More spans
+    /// of time and counters are in --json.
     #[command(after_help = "Example: mpvpn status\n         mpvpn status mp0 --json")]
     Status(Status),
 
     /// Show and change paths
     ///
-    /// A path is an uplink combined with an endpoint of a peer. Its name is PEER/UPLINK, or PEER/UPLINK/2 for the
-    /// peer's second endpoint on that uplink.
-    #[command(subcommand, after_help = "Example: mpvpn path list\n         mpvpn path set hub/dsl weight 30")]
+    /// A path is an uplink combined with an endpoint of a peer. Its name is PEER/UPLINK, PEER/UPLINK/2 for the peer's
+    /// second endpoint on that uplink, PEER/UPLINK#2 for the uplink's second flow.
+    #[command(
+        subcommand,
+        after_help = "Example: mpvpn path list\n         mpvpn path set lte backup\n         mpvpn path log --follow"
+    )]
     Path(Path),
 
     /// Print a new private key
@@ -133,6 +156,14 @@ pub struct Down {
     pub name: String,
 }
 
+/// `mpvpn reload`.
+#[derive(Debug, Clone, Args)]
+pub struct Reload {
+    /// The tunnel's name
+    #[arg(value_name = "NAME", value_parser = tunnel_name)]
+    pub name: String,
+}
+
 /// `mpvpn status`.
 #[derive(Debug, Clone, Args)]
 pub struct Status {
@@ -148,22 +179,32 @@ pub struct Status {
 /// `mpvpn path`.
 #[derive(Debug, Clone, Subcommand)]
 pub enum Path {
-    /// List the paths: state, weight, rate, counters
+    /// List the paths: state, role, weight, rate, addresses, counters
     #[command(after_help = "Example: mpvpn path list mp0 --json")]
     List(PathList),
 
-    /// Set a path's weight or rate; a weight acts at once
+    /// Set a path's role, weight or rate, at once
     ///
-    /// A rate is kept and shown; nothing is paced by it yet, and it does not change the automatic weight. Both are the operator's values, and stay when the daemon dies or restarts. `auto` gives them back to the daemon.
+    /// They are the operator's values: they stand above the file's and what was measured, and stay when the daemon dies or
+    /// restarts. `auto` gives them back. The stricter role of both gateways is in force, so a path that is put down at one
+    /// end is down at both.
     #[command(
         subcommand_value_name = "SETTING",
         subcommand_help_heading = "Settings",
         disable_help_subcommand = true,
-        after_help = "Example: mpvpn path set hub/dsl weight 30\n         \
+        after_help = "Example: mpvpn path set lte down\n         \
+                            mpvpn path set hub/lte auto\n         \
+                            mpvpn path set hub/dsl weight 30\n         \
                             mpvpn path set dsl rate 8mbit\n         \
                             mpvpn path set dsl weight auto"
     )]
     Set(PathSet),
+
+    /// Show what has happened to the paths, and why
+    ///
+    /// The last thousand changes, oldest first, in UTC.
+    #[command(after_help = "Example: mpvpn path log\n         mpvpn path log mp0 --path lte --follow")]
+    Log(PathLog),
 }
 
 /// `mpvpn path list`.
@@ -194,16 +235,48 @@ pub struct PathSet {
     pub setting: Setting,
 }
 
+/// `mpvpn path log`.
+#[derive(Debug, Clone, Args)]
+pub struct PathLog {
+    /// The tunnel's name; may be left out if there is only one
+    #[arg(value_name = "NAME", value_parser = tunnel_name)]
+    pub name: Option<String>,
+
+    /// Only this path, PEER/UPLINK, or all of an uplink
+    #[arg(long, value_name = "PATH")]
+    pub path: Option<String>,
+
+    /// Wait for further changes, until Ctrl-C or the end of the tunnel
+    #[arg(short, long)]
+    pub follow: bool,
+
+    /// Print one JSON object; with --follow one for each change, on a line of its own
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// What `mpvpn path set` sets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Subcommand)]
 pub enum Setting {
+    /// Use it, whatever its role in the file is (the same as active)
+    Up,
+    /// Use it for nothing but probes
+    Down,
+    /// Use it
+    Active,
+    /// Use it when no active path works
+    Backup,
+    /// Use it when no active and no backup path works, and probe it seldom
+    Metered,
+    /// Give the role back to the file
+    Auto,
     /// The path's share of the flows, without a unit
     Weight {
         /// A whole number from 1 to 1000000, or auto
         #[arg(value_name = "VALUE", value_parser = weight)]
         value: Operator<u32>,
     },
-    /// The path's egress rate, which nothing is paced by yet
+    /// The path's egress rate
     Rate {
         /// A rate with its unit (bit, kbit, mbit or gbit), or auto
         #[arg(value_name = "VALUE", value_parser = rate)]
@@ -295,7 +368,8 @@ mod tests {
     #[test]
     fn every_command_has_an_example() {
         fn check(command: &clap::Command) {
-            for sub in command.get_subcommands().filter(|sub| !["weight", "rate"].contains(&sub.get_name())) {
+            // What `path set` sets are words of its own line.
+            for sub in command.get_subcommands().filter(|_| command.get_name() != "set") {
                 assert!(sub.get_about().is_some(), "{}", sub.get_name());
                 let help = sub.get_after_help().map(ToString::to_string).unwrap_or_default();
                 assert!(help.contains("Example: "), "{}", sub.get_name());
@@ -318,6 +392,17 @@ mod tests {
         let set = path_set("mpvpn path set dsl rate auto --tunnel mp0");
         assert_eq!(set.tunnel.as_deref(), Some("mp0"));
         assert_eq!(set.setting, Setting::Rate { value: Operator::Automatic });
+
+        for (word, setting) in [
+            ("up", Setting::Up),
+            ("down", Setting::Down),
+            ("active", Setting::Active),
+            ("backup", Setting::Backup),
+            ("metered", Setting::Metered),
+            ("auto", Setting::Auto),
+        ] {
+            assert_eq!(path_set(&format!("mpvpn path set hub/lte#2 {word}")).setting, setting);
+        }
     }
 
     #[test]
@@ -328,6 +413,9 @@ mod tests {
             "mpvpn path set dsl rate 8",
             "mpvpn path set dsl colour red",
             "mpvpn path set dsl",
+            "mpvpn path set dsl down 3",
+            "mpvpn path log mp0 dsl",
+            "mpvpn reload",
             "mpvpn down a-name-that-is-too-long",
             "mpvpn up",
             "mpvpn up mp0 --rekey-after 0",

@@ -2,42 +2,61 @@
 //!
 //! This file starts it and has the loop that waits for whatever comes next; what is done then stands in the files below.
 
+mod carrier;
 mod device;
 mod exchange;
+mod health;
 mod learning;
 mod paths;
 mod peers;
+mod probing;
+mod reload;
 mod sessions;
+mod settings;
 mod spreading;
 
 use std::{
     collections::{BTreeMap, HashMap},
     io,
-    net::IpAddr,
-    path::Path,
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
     time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
 use futures::StreamExt;
-use multipath_common::maps::{Capacity, Path as PathEntry, PathSettings, WIPE_DELAY_MS};
+use ipnet::IpNet;
+use multipath_common::{
+    health::Reason,
+    maps::{Capacity, NAME_LEN, Path as PathEntry, PathSettings, WIPE_DELAY_MS, path_slot},
+};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     time::Instant,
 };
 use tracing::{debug, info, warn};
 
-use self::{device::tunnel_device, paths::unattached, sessions::KernelRandom};
+use self::{
+    carrier::CarrierWatch, device::tunnel_device, paths::unattached, probing::Lengths, sessions::KernelRandom,
+    settings::UsageFile,
+};
 use crate::{
     clock,
     config::{Config, MTU_MIN, Routes},
-    control::{keepalive::Keepalives, resolve::PathIdentity, weights},
+    control::{
+        clock_offset::ClockOffset,
+        monitor::{Change as HealthChange, Monitor},
+        path_mtu::PathMtu,
+        rate::RateController,
+        resolve::PathIdentity,
+    },
     dataplane::{
-        Attachments, ControlEvents, LoadedPrograms, Lock, Maps, OriginEvents, Pins, TcHook, wipe_session_keys,
+        Attachments, ControlEvents, LoadedPrograms, Lock, Maps, OriginEvents, Pins, ProbeEvents, TcHook,
+        wipe_session_keys,
     },
     privileges,
     protocol::{Handshakes, Timers},
-    underlay::{Change, Changes, FrameSocket, Offloads, Port, TunnelLink, Underlay, UnderlayError, set_offloads},
+    underlay::{Change, Changes, FrameSocket, Offloads, Ports, TunnelLink, Underlay, UnderlayError, set_offloads},
 };
 
 /// How long `take_down` waits for a daemon to notice that its device is gone.
@@ -52,13 +71,19 @@ const PORT_IS_FREE_WITHIN: Duration = Duration::from_millis(500);
 /// The longest sleep: the runtime's clock stands still while the machine sleeps, sessions grow older.
 const LONGEST_SLEEP: Duration = Duration::from_secs(1);
 
+/// How long a peer that could be reached may be silent on all paths before it is doubted that it still knows the session:
+/// three intervals of the probes of a metered path.
+pub const DOUBT: Duration = Duration::from_secs(15);
+
 /// What the daemon is told on the command line.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// How TC programs are attached.
     pub tc: TcHook,
     /// When sessions change their keys, and when they end.
     pub timers: Timers,
+    /// Where is kept what outlives the machine's sleep and restart.
+    pub state: PathBuf,
 }
 
 /// Why a daemon ended.
@@ -81,12 +106,44 @@ struct ManagedPath {
     uplink: usize,
     /// For a learned path: our address that the peer sends to, which must be the source of what we send.
     preferred_local: Option<IpAddr>,
+    /// Whether it has a way, or why not; `None` before it was looked up.
+    link: Option<Result<(), Reason>>,
+    /// What the kernel says of the way, whatever may be sent on it.
+    resolved: PathEntry,
+    /// The interface and the address that what was measured is true of.
+    measured_by: (u32, [u8; 16]),
     /// What stands in the map.
     written: PathEntry,
+    /// The daemon's settings, as they stand in the map.
+    automatic: PathSettings,
+    /// The weight that it has beside the peer's other paths; 0 for none yet.
+    weight: u32,
+    /// The operator's settings.
+    operator: PathSettings,
+    monitor: Monitor,
+    mtu: PathMtu,
+    rate: RateController,
+    /// Which of the peer's clocks the rate was measured with: another one after it has jumped.
+    delay_epoch: u32,
+    lengths: Lengths,
+    /// Packets and probes that had come when it was last looked at.
+    arrived: u64,
+    /// When something authentic last came by it, or it was first looked at; time since boot.
+    heard_at: Duration,
+    /// When what is known of it is written next.
+    write_quality_at: Duration,
+    /// The change by which it is doubted, which is not in the log yet, and when it was, nanoseconds since 1970.
+    doubt: Option<(u64, HealthChange)>,
+}
+
+impl ManagedPath {
+    /// Its key in the maps.
+    const fn slot(&self) -> u32 {
+        path_slot(self.peer, self.id)
+    }
 }
 
 /// A peer that the daemon looks after.
-#[derive(Clone, Copy)]
 struct ManagedPeer {
     number: u32,
     /// Fingerprint of the keys that its sessions are made with.
@@ -97,32 +154,36 @@ struct ManagedPeer {
     handshake_ns: u64,
     /// When something authentic last came from it, or when it was last doubted; time since boot.
     heard_at: Duration,
-}
-
-impl ManagedPeer {
-    const fn new(number: u32, credentials: u32) -> Self {
-        Self { number, credentials, session: 0, handshake_ns: 0, heard_at: Duration::ZERO }
-    }
+    /// How its clock goes, beside ours.
+    clock: ClockOffset,
 }
 
 /// A running tunnel.
 struct Daemon {
     config: Config,
+    /// How many peers and prefixes the maps were made for.
+    room: Capacity,
     underlay: Underlay,
     device: TunnelLink,
     programs: LoadedPrograms,
     maps: Maps,
     attachments: Attachments,
     /// Where handshakes come and go.
-    port: Port,
+    ports: Ports,
     /// Where control messages go: frames into the device, which the egress program seals.
     frames: FrameSocket,
+    /// The answers to probes.
+    answers: ProbeEvents,
     handshakes: Handshakes,
-    keepalives: Keepalives,
     /// When sessions are looked at next that the peer has not used yet; `None` while there are none. Time since boot.
     look_at_unconfirmed: Option<Duration>,
     /// When the sessions' counters are looked at next.
     look_at_counters: Duration,
+    /// When it is looked at next what changes slowly: weights, quotas, silent peers.
+    look_around_at: Duration,
+    /// When the sockets are asked next for what routers have said.
+    hear_routers_at: Duration,
+    carriers: CarrierWatch,
     /// Until when nothing but handshakes is done in time, because something else failed. Time since boot.
     upkeep_pauses_until: Duration,
     /// When everything is read anew; `None` if nothing failed. A request that failed is no reason to stop following the
@@ -136,7 +197,21 @@ struct Daemon {
     paths: BTreeMap<u32, ManagedPath>,
     /// A path has come up, gone down, appeared or vanished since the others were last told.
     has_changed_paths: bool,
-    automatic: Vec<PathSettings>,
+    /// Uplinks or paths are there that were not when origins were last learned from.
+    must_learn: bool,
+    /// Endpoints that are no longer configured, with their uplinks: they are not learned as long as the peer may send from
+    /// them only because it was answered. Until when, time since boot.
+    withdrawn: BTreeMap<([u8; NAME_LEN], SocketAddr), Duration>,
+    /// How often the operator had changed something when that was last looked at.
+    operator_generation: u64,
+    /// What uplinks with a quota have carried in the present period, bytes, by their names.
+    used_bytes: BTreeMap<String, u64>,
+    usage: UsageFile,
+    /// Number of the last entry in the log of changes.
+    logged: u64,
+    /// When the configuration was last applied, and when another one was last refused; nanoseconds since boot.
+    configured_ns: u64,
+    refused_ns: u64,
     #[expect(dead_code, reason = "held for its drop: while it lives, no other daemon takes the tunnel")]
     lock: Lock,
 }
@@ -147,6 +222,7 @@ struct Daemon {
 pub async fn run(config: Config, bpffs: &Path, options: Options, ready: impl FnOnce()) -> Result<()> {
     let interrupt = signal(SignalKind::interrupt()).context("can't wait for SIGINT")?;
     let terminate = signal(SignalKind::terminate()).context("can't wait for SIGTERM")?;
+    let hangup = signal(SignalKind::hangup()).context("can't wait for SIGHUP")?;
     let underlay = Underlay::open()?;
     let changes = Underlay::changes()?;
     let name = config.tunnel.name.clone();
@@ -158,8 +234,9 @@ pub async fn run(config: Config, bpffs: &Path, options: Options, ready: impl FnO
         let origins = daemon.maps.origin_events()?;
         let control = daemon.maps.control_events()?;
         daemon.learn_all().await?;
+        privileges::take_precedence();
         privileges::keep_needed(daemon.config.tunnel.listen_port)?;
-        Ok::<_, anyhow::Error>((daemon, Events { changes, origins, control, interrupt, terminate }))
+        Ok::<_, anyhow::Error>((daemon, Events { changes, origins, control, interrupt, terminate, hangup }))
     };
     let (mut daemon, mut events) = match begun.await {
         Ok(begun) => begun,
@@ -180,6 +257,7 @@ pub async fn run(config: Config, bpffs: &Path, options: Options, ready: impl FnO
     };
     ready();
     let end = daemon.follow(&mut events).await?;
+    daemon.write_usage();
     drop(daemon);
     match end {
         End::Detached => {
@@ -205,6 +283,7 @@ struct Events {
     control: ControlEvents,
     interrupt: Signal,
     terminate: Signal,
+    hangup: Signal,
 }
 
 /// Takes a tunnel down, whether its daemon runs or not. `false` when there is none.
@@ -282,9 +361,7 @@ impl Daemon {
     async fn start(config: Config, underlay: Underlay, pins: &Pins, options: Options) -> Result<Self> {
         let started = Instant::now();
         let name = config.tunnel.name.clone();
-        let prefixes: usize = config.peers.iter().map(|peer| peer.allowed_ips.len()).sum();
-        // One more: what keeps IPv6 prefixes from holding IPv4 addresses.
-        let capacity = Capacity::for_counts(config.peers.len(), prefixes + 1);
+        let capacity = config.capacity();
         pins.prepare()?;
         let Some(lock) = pins.lock().await? else {
             bail!("another mpvpn is the daemon of {name} already: end it first, or `mpvpn down {name}`");
@@ -299,15 +376,17 @@ impl Daemon {
         let mut programs = LoadedPrograms::load(&directory, capacity)?;
         programs.follow_log()?;
         let maps = Maps::open(&directory)?;
-        let automatic = weights::automatic(&config.uplinks);
         let now = clock::since_boot()?;
         let mut daemon = Self {
-            port: take_port(config.tunnel.listen_port).await?,
+            ports: take_ports(&config).await?,
             frames: FrameSocket::open(&device.device).context("can't open a raw socket for control messages")?,
             handshakes: Handshakes::new(&config.tunnel.private_key, options.timers, Box::new(KernelRandom)),
-            keepalives: Keepalives::default(),
+            answers: maps.probe_events()?,
             look_at_unconfirmed: None,
             look_at_counters: now,
+            look_around_at: now,
+            hear_routers_at: now,
+            carriers: CarrierWatch::default(),
             upkeep_pauses_until: now,
             again_at: None,
             attachments: Attachments::new(pins.links(), options.tc),
@@ -315,14 +394,24 @@ impl Daemon {
             positions: HashMap::new(),
             paths: BTreeMap::new(),
             has_changed_paths: true,
-            automatic,
+            must_learn: false,
+            withdrawn: BTreeMap::new(),
+            operator_generation: maps.operator_generation()?,
+            used_bytes: BTreeMap::new(),
+            usage: UsageFile::open(options.state.join(format!("{name}.usage"))),
+            logged: maps.path_log()?.last().map_or(0, |entry| entry.sequence),
+            configured_ns: now.as_nanos() as u64,
+            refused_ns: 0,
             config,
+            room: capacity,
             underlay,
             device,
             programs,
             maps,
             lock,
         };
+        // Whose probes they answer is gone.
+        while daemon.answers.take().is_some() {}
         daemon.warn_of_ciphers();
         let has_retired = daemon.write_peers()?;
         if had_maps {
@@ -332,6 +421,10 @@ impl Daemon {
             daemon.maps.wipe_empty_slots()?;
         }
         daemon.adopt_sessions()?;
+        daemon.forget_usage();
+        daemon.count_quotas()?;
+        daemon.set_roles();
+        daemon.weigh()?;
         daemon.write_local_addresses().await?;
         daemon.write_tunnel()?;
         let links = daemon.underlay.links().await?;
@@ -339,7 +432,7 @@ impl Daemon {
         let mut uplinks = unattached(&daemon.config, &daemon.attachments, &links);
         uplinks.sort_by_key(|(uplink, link)| daemon.attachments.is_pinned(uplink, link));
         for (uplink, link) in uplinks {
-            daemon.port.add_uplink(link).map_err(|error| port_error(daemon.config.tunnel.listen_port, error))?;
+            daemon.ports.add_uplink(link).map_err(|error| port_error(&daemon.config, error))?;
             daemon.attachments.attach_uplink(&mut daemon.programs, uplink, link)?;
         }
         daemon.refresh(None).await?;
@@ -350,12 +443,19 @@ impl Daemon {
         daemon.spread()?;
         daemon.underlay.set_addresses(&daemon.device.device, &daemon.config.tunnel.addresses).await?;
         if daemon.config.tunnel.routes == Routes::Auto {
-            let routes: Vec<_> = daemon.config.peers.iter().flat_map(|peer| peer.allowed_ips.clone()).collect();
-            daemon.underlay.set_routes(&daemon.device.device, &routes).await?;
+            daemon.underlay.set_routes(&daemon.device.device, &daemon.routes()).await?;
         }
         daemon.attachments.remove_stale(&daemon.device.port)?;
         remove_other_layouts(pins, &directory).await?;
         Ok(daemon)
+    }
+
+    /// The prefixes that routes lead into the device for.
+    fn routes(&self) -> Vec<IpNet> {
+        match self.config.tunnel.routes {
+            Routes::Auto => self.config.peers.iter().flat_map(|peer| peer.allowed_ips.clone()).collect(),
+            Routes::Off => Vec::new(),
+        }
     }
 
     /// Waits for whatever comes next, and does it.
@@ -372,14 +472,15 @@ impl Daemon {
                 }
                 keys = events.origins.next() => self.learn_from(keys?).await,
                 events = events.control.next() => self.hear(&events?),
-                datagrams = self.port.receive() => self.receive(&datagrams),
-                () = tokio::time::sleep_until(wake_at) => self.keep_time(),
+                datagrams = self.ports.receive() => self.receive(&datagrams),
+                () = tokio::time::sleep_until(wake_at) => self.keep_time().await,
                 () = again, if again_at.is_some() => {
                     self.again_at = None;
                     self.apply(Change::Anything).await
                 }
                 _ = events.interrupt.recv() => return Ok(End::TakenDown),
                 _ = events.terminate.recv() => return Ok(End::Detached),
+                _ = events.hangup.recv() => self.reload().await,
             };
             match done {
                 Ok(Some(end)) => return Ok(end),
@@ -405,25 +506,34 @@ impl Daemon {
     }
 }
 
-/// Takes the tunnel's port.
-async fn take_port(number: u16) -> Result<Port> {
+/// Takes the tunnel's ports.
+async fn take_ports(config: &Config) -> Result<Ports> {
     let started = Instant::now();
     loop {
-        match Port::take(number) {
-            Ok(port) => return Ok(port),
+        match Ports::take(ports(config)) {
+            Ok(ports) => return Ok(ports),
             // The kernel closes the sockets of a daemon that ended a moment after it gives its lock free.
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && started.elapsed() < PORT_IS_FREE_WITHIN => {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
-            Err(error) => return Err(port_error(number, error)),
+            Err(error) => return Err(port_error(config, error)),
         }
     }
 }
 
-fn port_error(number: u16, error: io::Error) -> anyhow::Error {
-    let what = format!(
-        "can't have UDP port {number}: two tunnels need two ports (listen_port), and no other program may have it (`ss -ulpn \
-         sport = :{number}` shows which does)"
-    );
-    anyhow::Error::new(error).context(what)
+/// The UDP ports of a tunnel.
+fn ports(config: &Config) -> impl Iterator<Item = u16> {
+    (config.tunnel.listen_port..).take(config.port_count() as usize)
+}
+
+fn port_error(config: &Config, error: io::Error) -> anyhow::Error {
+    let first = config.tunnel.listen_port;
+    let what = match config.port_count() {
+        1 => format!("port {first}"),
+        count => format!("ports {first} to {}", u32::from(first) + count - 1),
+    };
+    anyhow::Error::new(error).context(format!(
+        "can't have UDP {what}: two tunnels need two ports (listen_port), and no other program may have it (`ss -ulpn sport = \
+         :{first}` shows which does)"
+    ))
 }

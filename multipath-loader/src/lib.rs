@@ -1,8 +1,9 @@
 //! The daemon and command `mpvpn`: configuration, netlink, maps, control.
 //!
 //! Imports point one way: `commands` and `daemon` use everything; `control` and `protocol` are sans-IO and use nothing
-//! but `multipath-common` and `config`; only `dataplane` touches aya, only `underlay` touches netlink.
+//! but `multipath-common`, `config` and `calendar`; only `dataplane` touches aya, only `underlay` touches netlink.
 
+pub mod calendar;
 pub mod cli;
 pub mod clock;
 pub mod commands;

@@ -12,10 +12,14 @@ use std::{
 };
 
 use caps::{CapSet, Capability, CapsHashSet};
-use nix::sys::prctl;
+use nix::{libc, sys::prctl};
+use tracing::debug;
 
 /// Ports below it take a capability (`PROT_SOCK`, include/net/ip.h).
 const FIRST_UNPRIVILEGED_PORT: u16 = 1024;
+
+/// Before all other processes that are not realtime ones (setpriority(2)): what the daemon does takes little time.
+const PRIORITY: libc::c_int = -20;
 
 /// How long a thread may be listed that has been joined: the kernel wakes who waits for it first (kernel/fork.c,
 /// `mm_release`) and takes it off the list later (kernel/exit.c, `release_task`).
@@ -47,6 +51,18 @@ pub fn close_process() -> Result<(), PrivilegesError> {
     prctl::set_dumpable(false)?;
     prctl::set_no_new_privs()?;
     Ok(())
+}
+
+/// Lets the daemon run when it has to: before other processes, and without the kernel putting its timers together with
+/// others' to save power. Where it may not, it runs as others do, and probes are late under load.
+pub fn take_precedence() {
+    // SAFETY: both change the calling process alone, and take no pointers.
+    let refused = unsafe {
+        [libc::setpriority(libc::PRIO_PROCESS, 0, PRIORITY), libc::prctl(libc::PR_SET_TIMERSLACK, 1 as libc::c_ulong)]
+    };
+    if refused != [0, 0] {
+        debug!("the daemon runs with the priority and the timers that it was started with");
+    }
 }
 
 /// Keeps the capabilities that a running daemon needs, and gives all others up for good.

@@ -2,6 +2,7 @@
 //! the thread, whatever the test does. Needs root; without it nothing is tested, and the tests say so.
 
 use std::{
+    collections::BTreeSet,
     future::Future,
     io::Write,
     net::{IpAddr, SocketAddr, UdpSocket},
@@ -14,7 +15,7 @@ use std::{
 use futures::StreamExt;
 use ipnet::IpNet;
 use multipath_loader::underlay::{
-    Change, Changes, DatagramRoute, LinkLayer, Offloads, Port, Route, TunnelDevice, Underlay, UnderlayError, driver,
+    Change, Changes, DatagramRoute, LinkLayer, Offloads, Ports, Route, TunnelDevice, Underlay, UnderlayError, driver,
     features, native_xdp, set_offloads,
 };
 use nix::{
@@ -524,12 +525,13 @@ fn datagrams_leave_by_their_uplink_whatever_the_routes_say() {
         ] {
             ip(words);
         }
-        let mut port = Port::take(5182).unwrap();
-        assert_eq!(Port::take(5182).err().map(|error| error.kind()), Some(std::io::ErrorKind::AddrInUse));
+        let mut port = Ports::take([5182]).unwrap();
+        assert_eq!(Ports::take([5182]).err().map(|error| error.kind()), Some(std::io::ErrorKind::AddrInUse));
         assert!(UdpSocket::bind("0.0.0.0:5182").is_err() && UdpSocket::bind("[::]:5182").is_err());
         let route = |local: &str, remote: &str| DatagramRoute {
             ifindex: u0,
             local: addr(local),
+            local_port: 5182,
             remote: remote.parse::<SocketAddr>().unwrap(),
         };
         let v4 = route("192.0.2.7", "198.51.100.9:7000");
@@ -555,10 +557,47 @@ fn datagrams_leave_by_their_uplink_whatever_the_routes_say() {
 }
 
 #[test]
+fn what_could_not_be_delivered_is_told() {
+    in_namespace(|| async {
+        let underlay = Underlay::open().unwrap();
+        let u0 = ethernet(&underlay, "u0", &["192.0.2.7/24"]).await;
+        let lo = underlay.link("lo").await.unwrap().unwrap();
+        let mut ports = Ports::take([5182, 5183]).unwrap();
+        for link in [&lo, &underlay.link("u0").await.unwrap().unwrap()] {
+            ports.add_uplink(link).unwrap();
+        }
+        let route = |ifindex, local: &str, remote: &str| DatagramRoute {
+            ifindex,
+            local: addr(local),
+            local_port: 5183,
+            remote: remote.parse().unwrap(),
+        };
+        // Nobody answers for the address: the kernel says so in a router's stead, by the loopback.
+        let lost = route(u0, "192.0.2.7", "192.0.2.99:7001");
+        ports.send(&lost, b"is anybody there?").unwrap();
+        let start = Instant::now();
+        let mut undelivered = ports.undelivered();
+        while undelivered.is_empty() && start.elapsed() < Duration::from_secs(10) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            undelivered = ports.undelivered();
+        }
+        assert_eq!(undelivered, BTreeSet::from([(lo.index, lost.remote)]));
+        // That nobody listens there says that there is a way; and what is told of one datagram does not keep the next one.
+        for remote in ["127.0.0.1:7002", "127.0.0.1:7003"] {
+            let route = route(lo.index, "127.0.0.1", remote);
+            for _ in 0..3 {
+                ports.send(&route, b"is anybody there?").unwrap();
+            }
+        }
+        assert_eq!(ports.undelivered(), BTreeSet::new());
+    });
+}
+
+#[test]
 fn a_flood_comes_in_turns() {
     in_namespace(|| async {
         let underlay = Underlay::open().unwrap();
-        let mut port = Port::take(5182).unwrap();
+        let mut port = Ports::take([5182]).unwrap();
         port.add_uplink(&underlay.link("lo").await.unwrap().unwrap()).unwrap();
         let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
         for number in 0..200_u8 {

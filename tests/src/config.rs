@@ -66,6 +66,15 @@ pub struct UplinkSection {
     /// `auto`, `native`, `generic` or `off`; absent: the default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub xdp: Option<String>,
+    /// `active`, `backup` or `metered`; absent: the default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub role: Option<String>,
+    /// Bytes per period after which it is metered, such as `10GB/month`; absent: there is no quota.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quota: Option<String>,
+    /// Source ports, each a path of its own; absent: the default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub flows: Option<u32>,
 }
 
 /// A section `[[peer]]`.
@@ -135,7 +144,16 @@ impl TunnelConfig {
 impl UplinkSection {
     /// An uplink named like its interface, everything automatic.
     pub fn automatic(interface: &str) -> Self {
-        Self { name: interface.to_owned(), interface: interface.to_owned(), weight: None, rate: None, xdp: None }
+        Self {
+            name: interface.to_owned(),
+            interface: interface.to_owned(),
+            weight: None,
+            rate: None,
+            xdp: None,
+            role: None,
+            quota: None,
+            flows: None,
+        }
     }
 }
 

@@ -72,7 +72,7 @@ pub struct Interface {
 }
 
 impl Interface {
-    /// Removes the interface's old addresses and gives it its own ones, and sets it up.
+    /// Gives the interface its addresses and sets it up.
     pub(crate) fn configure(&self, namespace: &Namespace) -> Result<()> {
         let disable_ipv6 = if self.v6.is_some() { "0" } else { "1" };
         namespace.sysctl(&format!("net/ipv6/conf/{}/disable_ipv6", self.name), disable_ipv6)?;

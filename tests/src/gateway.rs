@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::Signal;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 use crate::config::TunnelConfig;
 use crate::device::{Interface, Mac};
@@ -143,21 +144,42 @@ impl Gateway {
     /// There is no such tunnel.
     pub fn sessions(&self, tunnel: &str) -> Result<Vec<Option<Session>>> {
         #[derive(Deserialize)]
-        struct Document {
-            tunnels: Vec<Tunnel>,
-        }
-        #[derive(Deserialize)]
-        struct Tunnel {
-            peers: Vec<Peer>,
-        }
-        #[derive(Deserialize)]
         struct Peer {
             session: Option<Session>,
         }
+        Ok(self.peers::<Peer>(tunnel)?.into_iter().map(|peer| peer.session).collect())
+    }
+
+    /// The health of all paths of a tunnel, in the words of `mpvpn status`.
+    ///
+    /// # Errors
+    /// There is no such tunnel.
+    pub fn health(&self, tunnel: &str) -> Result<Vec<String>> {
+        #[derive(Deserialize)]
+        struct Peer {
+            paths: Vec<Path>,
+        }
+        #[derive(Deserialize)]
+        struct Path {
+            health: String,
+        }
+        let paths = self.peers::<Peer>(tunnel)?.into_iter().flat_map(|peer| peer.paths);
+        Ok(paths.map(|path| path.health).collect())
+    }
+
+    /// What `mpvpn status --json` says of the peers of a tunnel.
+    fn peers<T: DeserializeOwned>(&self, tunnel: &str) -> Result<Vec<T>> {
+        #[derive(Deserialize)]
+        struct Document<T> {
+            tunnels: Vec<Tunnel<T>>,
+        }
+        #[derive(Deserialize)]
+        struct Tunnel<T> {
+            peers: Vec<T>,
+        }
         let output = self.mpvpn(&["status", tunnel, "--json"])?;
-        let document: Document = serde_json::from_str(output.success()?).context("`mpvpn status --json`")?;
-        let tunnel = document.tunnels.into_iter().next().context("there is no tunnel in the status")?;
-        Ok(tunnel.peers.into_iter().map(|peer| peer.session).collect())
+        let document: Document<T> = serde_json::from_str(output.success()?).context("`mpvpn status --json`")?;
+        Ok(document.tunnels.into_iter().next().context("there is no tunnel in the status")?.peers)
     }
 
     /// Waits until a tunnel has a session with each of its peers: the daemons of both ends must run.
@@ -240,6 +262,8 @@ impl Gateway {
     pub fn mpvpn_command<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Result<Command> {
         let mut command = self.namespace.command(mpvpn_binary()?);
         command.arg("--bpffs").arg(&self.bpffs).args(arguments);
+        // The gateways of a lab share the machine's /var, and their tunnels have the same names.
+        command.env("MPVPN_STATE", &self.directory);
         Ok(command)
     }
 

@@ -157,6 +157,18 @@ impl Link {
         self.call(Request::SetCarrier(end, is_up)).map(drop)
     }
 
+    /// Takes the addresses of the interface at one end away, as when a lease has run out; the kernel takes the routes through them.
+    pub fn remove_addresses(&self, end: End) -> Result<()> {
+        let (namespace, interface) = &self.0.ends[end.index()];
+        namespace.ip(&format!("addr flush dev {} scope global", interface.name))
+    }
+
+    /// Gives the interface its addresses again; further routes are the caller's.
+    pub fn restore_addresses(&self, end: End) -> Result<()> {
+        let (namespace, interface) = &self.0.ends[end.index()];
+        interface.configure(namespace)
+    }
+
     /// Deletes the interface at one end, as when a modem is unplugged.
     pub fn remove_interface(&self, end: End) -> Result<()> {
         self.call(Request::SetWire(end, None)).map(drop)

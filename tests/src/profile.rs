@@ -95,7 +95,7 @@ impl LinkProfile {
             jitter_us: (self.jitter * 1e3) as u64,
             loss: self.loss / 100.0,
             queue: (self.queue * 1024.0) as u64,
-            black_hole: false,
+            ..Shape::PERFECT
         }
     }
 

@@ -29,6 +29,8 @@ pub struct Shape {
     pub loss: f64,
     /// Drop-tail queue in bytes, the packet in transmission included. A packet that finds the link idle is never refused.
     pub queue: u64,
+    /// Largest packet in bytes that passes. Larger ones vanish without a word: an MTU black hole.
+    pub largest: u64,
     /// Nothing goes in and nothing comes out; packets on their way are lost when they arrive.
     pub black_hole: bool,
 }
@@ -36,7 +38,7 @@ pub struct Shape {
 impl Shape {
     /// Neither limit nor delay nor loss.
     pub const PERFECT: Self =
-        Self { rate: 0, delay_us: 0, jitter_us: 0, loss: 0.0, queue: u64::MAX, black_hole: false };
+        Self { rate: 0, delay_us: 0, jitter_us: 0, loss: 0.0, queue: u64::MAX, largest: u64::MAX, black_hole: false };
 
     fn transmission_ns(&self, bytes: u64) -> u64 {
         (bytes * 8 * 1_000_000_000).checked_div(self.rate).unwrap_or(0)
@@ -58,6 +60,8 @@ pub struct Counters {
     pub dropped_queue: u64,
     /// Packets lost at random.
     pub dropped_loss: u64,
+    /// Packets that were too large.
+    pub dropped_large: u64,
     /// Packets that fell into a black hole or met an end without carrier.
     pub dropped_black_hole: u64,
     /// Packets that the far interface refused, because it was down or gone.
@@ -141,6 +145,10 @@ impl Pipe {
         self.counters.bytes_in += packet.size;
         if self.shape.black_hole {
             self.counters.dropped_black_hole += 1;
+            return;
+        }
+        if packet.size > self.shape.largest {
+            self.counters.dropped_large += 1;
             return;
         }
         self.transmit(now);
@@ -272,6 +280,15 @@ mod tests {
         pipe.set_shape(0, Shape { delay_us: 1000, black_hole: true, ..Shape::PERFECT });
         pipe.push(0, packet(100));
         assert_eq!((pipe.pop(2 * MS), pipe.counters.dropped_black_hole), (None, 2));
+    }
+
+    #[test]
+    fn packets_that_are_too_large_vanish() {
+        let mut pipe = Pipe::new(Shape { largest: 1280, ..Shape::PERFECT }, 1);
+        for size in [1280, 1281, 100] {
+            pipe.push(0, packet(size));
+        }
+        assert_eq!((drain(&mut pipe).len(), pipe.counters.dropped_large), (2, 1));
     }
 
     #[test]

@@ -11,6 +11,7 @@ use multipath_common::maps::{
     Address, Capacity, DropKey, DropStats, Flow, FlowKey, Lane, Origin, OriginKey, PINNED, PartKey, Path, PathSettings,
     PathStats, Peer, Session, SessionKeys, Source, StoredPart, Traffic, Tunnel, bpf_spin_lock,
 };
+use multipath_common::quality::{Arrivals, PathClock, PathLogEntry, PathQuality};
 use multipath_common::window::Window;
 use multipath_loader::dataplane::LoadedPrograms;
 use multipath_tests::Lab;
@@ -44,7 +45,9 @@ macro_rules! layouts {
 
 fn layouts() -> BTreeMap<&'static str, Layout> {
     layouts! {
-        Tunnel { device_ifindex, port_ifindex, mtu, listen_port, device_mac, name }
+        Tunnel {
+            device_ifindex, port_ifindex, mtu, port_count, listen_port, device_mac, name, configured_ns, refused_ns
+        }
         Peer { session, path_set, cipher, attempts, trouble, credentials, handshake_ns, name, public_key }
         bpf_spin_lock { val }
         Window { next, seen }
@@ -53,15 +56,15 @@ fn layouts() -> BTreeMap<&'static str, Layout> {
         }
         SessionKeys { send, receive }
         Path {
-            state, ifindex, inner_mtu, family, next_hop_family, local_port, remote_port, local, remote, next_hop, uplink,
-            endpoint, learned
+            state, ifindex, inner_mtu, largest, family, next_hop_family, local_port, remote_port, local, remote, next_hop,
+            uplink, endpoint, learned, flow
         }
-        PathSettings { weight, rate_kbps }
+        PathSettings { weight, rate_kbps, role }
         Lane {
             handed, last_ns, least, cpu, window, current, previous, reserved, done, reserved_done
         }
         Traffic { packets, bytes, last_seen_ns }
-        PathStats { egress, ingress }
+        PathStats { egress, ingress, doubled, doubled_bytes }
         DropKey { reason, ifindex, path }
         DropStats { packets, bytes, last_seen_ns }
         Address { address }
@@ -69,14 +72,29 @@ fn layouts() -> BTreeMap<&'static str, Layout> {
         Flow { generation, peer, path }
         Source { generation, peer, reserved }
         OriginKey { peer, path }
-        Origin { ifindex, family, local, remote, remote_port, reserved }
+        Origin { ifindex, family, local, remote, remote_port, local_port, reserved }
         PartKey { counter, session, reserved }
         StoredPart { part, len, tos, bytes }
+        Arrivals {
+            packets, bytes, reordered, late, counter, peer_sent, received_then, probes, awaited, timestamp,
+            transit_us, smoothed_us, jitter_scaled_us, peer_role, is_begun
+        }
+        PathClock {
+            next_free_ns, above_since_ns, drop_next_ns, pressed, dropped, marked, count, last_count, is_dropping, lock
+        }
+        PathQuality {
+            since_ns, answered_ns, probes, unanswered, probe_bytes_per_day, quota_used_bytes, quota_bytes, health, reason,
+            role, is_used, interval_us, failover_us, rtt_min_us, rtt_us, rtt_deviation_us, rtt_last_us, delay_out_us,
+            delay_in_us, jitter_out_us, jitter_in_us, loss_out_ppm, loss_in_ppm, late_out_ppm, late_in_ppm,
+            reordered_out_ppm, reordered_in_ppm, delivered_out_kbps, delivered_in_kbps, capacity_out_kbps, queue_out_us,
+            mtu, flaps
+        }
+        PathLogEntry { sequence, at_ns, slot, from, to, reason, detail, endpoint, flow, reserved, uplink, peer }
     }
 }
 
-/// Key and value of each map, as the table in `multipath_common::maps` says. The ring buffers have neither.
-const MAPS: [(&str, &str, &str); 20] = [
+/// Key and value of each map, as the tables in `multipath_common::maps` and `quality` say.
+const MAPS: [(&str, &str, &str); 24] = [
     ("tunnel", "u32", "Tunnel"),
     ("generation", "u32", "u64"),
     ("allowed_ips", "Key", "u32"),
@@ -97,7 +115,14 @@ const MAPS: [(&str, &str, &str); 20] = [
     ("part_scratch", "u32", "StoredPart"),
     ("spreading", "u32", "u32"),
     ("lanes", "u32", "Lane"),
+    ("arrivals", "u32", "Arrivals"),
+    ("path_clocks", "u32", "PathClock"),
+    ("path_quality", "u32", "PathQuality"),
+    ("path_log", "u32", "PathLogEntry"),
 ];
+
+/// The ring buffers, which have neither key nor value.
+const RINGS: [&str; 3] = ["origin_events", "control_events", "probe_events"];
 
 /// A type as `bpftool btf dump --json` prints it.
 #[derive(Deserialize)]
@@ -224,7 +249,7 @@ fn object() -> PathBuf {
 
 #[test]
 fn every_map_has_the_types_of_the_loader() -> Result<()> {
-    let mut named: Vec<&str> = MAPS.iter().map(|(map, ..)| *map).chain(["origin_events", "control_events"]).collect();
+    let mut named: Vec<&str> = MAPS.iter().map(|(map, ..)| *map).chain(RINGS).collect();
     let mut pinned = PINNED.map(|(name, _)| name).to_vec();
     named.sort_unstable();
     pinned.sort_unstable();

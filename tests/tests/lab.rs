@@ -216,6 +216,43 @@ fn carrier_and_interface_go_and_come_back() -> Result<()> {
 }
 
 #[test]
+fn addresses_go_and_come_back() -> Result<()> {
+    let _alone = alone();
+    let topology = Topology::new(&[LinkSpec::PERFECT])?;
+    let link = topology.link(0)?;
+    let a = topology.a.namespace();
+    let addresses = |family: &str| -> Result<String> {
+        let words = ["ip", family, "-o", "addr", "show", "dev", "up0", "scope", "global"];
+        Ok(a.output(&words, Duration::from_secs(5))?.stdout)
+    };
+    link.remove_addresses(End::A)?;
+    assert_eq!((addresses("-4")?, addresses("-6")?), (String::new(), String::new()));
+    link.restore_addresses(End::A)?;
+    for address in topology.connections[0].ends[1].public_addresses() {
+        assert_eq!(Ping { count: 3, ..Ping::to(address) }.run(a)?.received, 3, "{address}");
+    }
+    Ok(())
+}
+
+#[test]
+fn packets_that_are_too_large_for_a_direction_vanish() -> Result<()> {
+    let _alone = alone();
+    let topology = topology(Shape::PERFECT)?;
+    let (link, a) = (topology.link(0)?, topology.a.namespace());
+    meet(&topology)?;
+    link.set_shape(End::A, Shape { largest: 1280, ..Shape::PERFECT })?;
+    let answers = |size| -> Result<_> {
+        let report = Ping { size, dont_fragment: true, count: 1, ..Ping::to(far(&topology)?) }.run(a)?;
+        Ok((report.received, report.errors.is_empty()))
+    };
+    // 28 bytes of IPv4 and ICMP headers.
+    assert_eq!((answers(1252)?, answers(1253)?.0), ((1, true), 0));
+    let [out, back] = [link.counters(End::A)?, link.counters(End::B)?];
+    assert_eq!((out.dropped_large, back.dropped_large), (1, 0));
+    Ok(())
+}
+
+#[test]
 fn raw_ip_and_single_family_links_carry_what_they_should() -> Result<()> {
     let _alone = alone();
     let delay = LinkSpec::PERFECT.shaped(Shape { delay_us: 3_000, ..Shape::PERFECT });

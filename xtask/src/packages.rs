@@ -26,6 +26,9 @@ const PROGRAMS: [(&str, &str); 12] = [
 /// Programs that measurements beside others call: what the tunnel is compared with.
 const MEASURED_BESIDE: [(&str, &str); 2] = [("openssl", "openssl"), ("openvpn", "openvpn")];
 
+/// Programs that bonds of other kinds call, which are measured beside the tunnel.
+const BONDED_BESIDE: [(&str, &str); 3] = [("mptcpize", "mptcpize"), ("openssl", "openssl"), ("openvpn", "openvpn")];
+
 /// Installs the packages of missing programs.
 pub(crate) fn programs() -> Result<()> {
     provide("programs", &PROGRAMS)
@@ -34,6 +37,11 @@ pub(crate) fn programs() -> Result<()> {
 /// Installs the packages of missing programs that are measured beside the tunnel.
 pub(crate) fn measured_beside() -> Result<()> {
     provide("programs to compare with", &MEASURED_BESIDE)
+}
+
+/// Installs the packages of missing programs that other bonds need.
+pub(crate) fn bonded_beside() -> Result<()> {
+    provide("bonds to compare with", &BONDED_BESIDE)
 }
 
 fn provide(name: &'static str, programs: &[(&str, &'static str)]) -> Result<()> {

@@ -3,13 +3,14 @@
 use std::io::{self, Write};
 
 use anyhow::Result;
-use comfy_table::{CellAlignment, Table, presets::NOTHING};
+use comfy_table::{Table, presets::NOTHING};
 use tracing::warn;
 
+use super::{path_quality::path_lines, units};
 use crate::{
     cli::{Global, Status},
     dataplane::{Pins, tunnels},
-    observe::{DropStatus, PeerStatus, TrafficStatus, TunnelStatus, collect},
+    observe::{DropStatus, PeerStatus, TunnelStatus, collect},
 };
 
 /// Runs `mpvpn status`.
@@ -42,11 +43,7 @@ pub async fn status(args: &Status, global: &Global) -> Result<()> {
 
 fn print(out: &mut impl Write, tunnel: &TunnelStatus) -> Result<()> {
     writeln!(out, "tunnel: {}", tunnel.name)?;
-    writeln!(
-        out,
-        "  daemon: {}",
-        if tunnel.daemon { "running" } else { "not running (the kernel forwards on until the sessions end)" }
-    )?;
+    writeln!(out, "  daemon: {}", daemon(tunnel))?;
     writeln!(out, "  listening port: {}", tunnel.listen_port)?;
     writeln!(out, "  mtu: {}", tunnel.mtu)?;
     writeln!(out, "  maps: {}", tunnel.maps)?;
@@ -58,12 +55,23 @@ fn print(out: &mut impl Write, tunnel: &TunnelStatus) -> Result<()> {
         if let Some(trouble) = peer.trouble {
             writeln!(out, "  WARNING: no handshake gets through: {trouble}")?;
         }
-        writeln!(out, "{}", path_table(&peer.paths))?;
+        writeln!(out, "{}", path_lines(&peer.paths))?;
     }
     if !tunnel.drops.is_empty() {
         writeln!(out, "\ndropped:\n{}", drop_table(&tunnel.drops))?;
     }
     Ok(())
+}
+
+/// Whether the daemon runs, and what it means for the rest if it does not.
+fn daemon(tunnel: &TunnelStatus) -> String {
+    if tunnel.daemon {
+        return "running".to_owned();
+    }
+    let age = tunnel
+        .measured_seconds
+        .map_or_else(String::new, |age| format!("; what was measured of the paths is {} old", units::seconds(age)));
+    format!("not running (the kernel forwards on until the sessions end{age})")
 }
 
 /// What nobody should overlook about a cipher.
@@ -92,53 +100,6 @@ fn session(peer: &PeerStatus) -> String {
         Some(_) => format!("ENDED{attempts}"),
         None => format!("none{attempts}"),
     }
-}
-
-/// The table of paths that `status` and `path list` print.
-pub(super) fn path_table(paths: &[crate::observe::PathStatus]) -> Table {
-    let mut table = Table::new();
-    table
-        .load_style(NOTHING)
-        .set_header(["path", "key", "state", "weight", "share", "rate", "remote", "sent", "received"]);
-    for path in paths {
-        let weight = if path.operator_weight.is_some() { format!("{}*", path.weight) } else { path.weight.to_string() };
-        table.add_row([
-            path.name.clone(),
-            path.key.to_string(),
-            path.state.to_owned(),
-            weight,
-            format!("{:.0} %", path.share * 100.0),
-            path.rate_kbps.map_or_else(|| "-".to_owned(), |rate| format!("{rate} kbit/s")),
-            path.remote.to_string(),
-            traffic(&path.egress),
-            traffic(&path.ingress),
-        ]);
-    }
-    for column in [1, 3, 4, 5] {
-        if let Some(column) = table.column_mut(column) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-    }
-    table
-}
-
-fn traffic(traffic: &TrafficStatus) -> String {
-    match traffic.last_seen_seconds {
-        Some(seconds) => format!("{} packets, {} ({seconds:.0} s ago)", traffic.packets, bytes(traffic.bytes)),
-        None => "nothing".to_owned(),
-    }
-}
-
-/// Bytes in the unit that leaves fewest digits.
-fn bytes(bytes: u64) -> String {
-    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
-    let unit = (0..UNITS.len() - 1).find(|unit| bytes >> (10 * (unit + 1)) == 0).unwrap_or(UNITS.len() - 1);
-    if unit == 0 {
-        return format!("{bytes} B");
-    }
-    // Tenths, rounded down.
-    let tenths = (bytes >> (10 * (unit - 1))) * 10 / 1024;
-    format!("{}.{} {}", tenths / 10, tenths % 10, UNITS[unit])
 }
 
 fn drop_table(drops: &[DropStatus]) -> Table {

@@ -34,10 +34,14 @@ pub async fn up(args: &Up, global: &Global) -> Result<()> {
     let name = config.tunnel.name.clone();
     let tc = if args.clsact { TcHook::Clsact } else { TcHook::of_kernel()? };
     let rekey_after = args.rekey_after.map(|seconds| Duration::from_secs(seconds.into()));
-    let options = Options { tc, timers: rekey_after.map_or_else(Timers::default, Timers::rekeying_after) };
-    daemon::run(config, &global.bpffs, options, || {
+    let options = Options {
+        tc,
+        timers: rekey_after.map_or_else(Timers::default, Timers::rekeying_after),
+        state: global.state.clone(),
+    };
+    Box::pin(daemon::run(config, &global.bpffs, options, || {
         // Nobody may be reading: the tunnel runs all the same.
         let _ = writeln!(io::stdout(), "{name} ready");
-    })
+    }))
     .await
 }

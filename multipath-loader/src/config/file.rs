@@ -2,13 +2,13 @@
 
 use std::{collections::HashMap, fs::Metadata, hash::Hash, path::Path, str::FromStr};
 
-use multipath_common::maps::MAX_PEERS;
+use multipath_common::{health::Role, maps::MAX_PEERS};
 use toml::de::DeTable;
 
 use super::{
-    Cipher, Config, DEFAULT_PORT, Diagnostic, Endpoint, KeyError, MAX_PATHS, MTU_MAX, MTU_MIN, Peer, PresharedKey,
-    PublicKey, Routes, SecretKey, Spread, Tunnel, Uplink, WEIGHT_MAX, WEIGHT_MIN, Xdp, check_interface_name,
-    check_name, check_tunnel_name,
+    Cipher, Config, DEFAULT_PORT, Diagnostic, Endpoint, FLOWS_MAX, KeyError, MAX_PATHS, MTU_MAX, MTU_MIN, Peer,
+    PresharedKey, PublicKey, Routes, SecretKey, Spread, Tunnel, Uplink, WEIGHT_MAX, WEIGHT_MIN, Xdp,
+    check_interface_name, check_name, check_tunnel_name,
     diagnostic::Report,
     prefix,
     reader::{Section, Value},
@@ -58,18 +58,23 @@ pub(super) fn decode(text: &str, path: &Path, metadata: Option<&Metadata>) -> Re
     let mut names = Unique::default();
     let mut interfaces = Unique::default();
     // Also the uplinks with other errors: their names are known to endpoints all the same.
-    let mut uplink_names = Vec::new();
+    let mut known_uplinks = Vec::new();
     let mut uplinks = Vec::new();
     for mut section in sections {
         let name = decode_name(&mut section, &mut names, &mut report);
-        uplink_names.extend(name.clone());
-        let uplink = decode_uplink(&mut section, name, tunnel.as_ref(), &mut interfaces, &mut report);
+        let flows = decode_flows(&mut section, tunnel.as_ref(), &mut report);
+        known_uplinks.extend(name.clone().map(|name| KnownUplink { name, flows: flows.unwrap_or(1) }));
+        let uplink = decode_uplink(&mut section, name, flows, tunnel.as_ref(), &mut interfaces, &mut report);
         section.finish(&mut report);
         uplinks.extend(uplink);
     }
 
-    let mut seen =
-        Seen { uplinks: &uplink_names, names: Unique::default(), keys: Unique::default(), prefixes: Unique::default() };
+    let mut seen = Seen {
+        uplinks: &known_uplinks,
+        names: Unique::default(),
+        keys: Unique::default(),
+        prefixes: Unique::default(),
+    };
     let own = tunnel.as_ref().map(|tunnel| tunnel.private_key.public());
     let mut peers = Vec::new();
     let sections = tables(&mut root, "peer", &mut report);
@@ -85,17 +90,23 @@ pub(super) fn decode(text: &str, path: &Path, metadata: Option<&Metadata>) -> Re
     root.finish(&mut report);
 
     match tunnel {
-        Some(tunnel) if report.is_empty() => Ok(Config { tunnel, uplinks, peers }),
+        Some(tunnel) if report.is_empty() => Ok(Config { file: path.to_owned(), tunnel, uplinks, peers }),
         _ => Err(report.finish()),
     }
 }
 
 /// What must be unique over all peers, and what they may refer to.
 struct Seen<'a> {
-    uplinks: &'a [String],
+    uplinks: &'a [KnownUplink],
     names: Unique<String>,
     keys: Unique<PublicKey>,
     prefixes: Unique<ipnet::IpNet>,
+}
+
+/// What peers need to know of an uplink.
+struct KnownUplink {
+    name: String,
+    flows: u32,
 }
 
 /// Values that may stand only once, each with the line where it stands.
@@ -257,9 +268,24 @@ fn decode_name(section: &mut Section, names: &mut Unique<String>, report: &mut R
     Some(name)
 }
 
+/// How many flows an uplink has: their source ports are the tunnel's and those behind it.
+fn decode_flows(section: &mut Section, tunnel: Option<&Tunnel>, report: &mut Report) -> Option<u32> {
+    let Some(value) = section.optional("flows") else { return Some(1) };
+    let flows = value.number(&(1..=FLOWS_MAX), report)?;
+    if let Some(Tunnel { listen_port, .. }) = tunnel {
+        let ports = u32::from(u16::MAX - listen_port) + 1;
+        if flows > ports {
+            let expected = format!("at most {ports}: each has a port of its own, from listen_port {listen_port} on");
+            return value.wrong(&expected, report);
+        }
+    }
+    Some(flows)
+}
+
 fn decode_uplink(
     section: &mut Section,
     name: Option<String>,
+    flows: Option<u32>,
     tunnel: Option<&Tunnel>,
     interfaces: &mut Unique<String>,
     report: &mut Report,
@@ -274,7 +300,16 @@ fn decode_uplink(
         Some(value) => value.choice(&choices, report),
         None => Some(Xdp::default()),
     };
-    Some(Uplink { name: name?, interface: interface?, weight, rate, xdp: xdp? })
+    let role = match section.optional("role") {
+        Some(value) => {
+            value.choice(&[Role::Active, Role::Backup, Role::Metered].map(|role| (role.name(), role)), report)
+        }
+        None => Some(Role::Active),
+    };
+    let quota = section
+        .optional("quota")
+        .and_then(|value| value.parse(&super::QuotaError.to_string(), str::parse::<super::Quota>, report));
+    Some(Uplink { name: name?, interface: interface?, weight, rate, xdp: xdp?, role: role?, quota, flows: flows? })
 }
 
 fn decode_interface(
@@ -336,7 +371,7 @@ fn decode_public(
     Some(key)
 }
 
-fn decode_endpoints(section: &mut Section, uplinks: &[String], report: &mut Report) -> Vec<Endpoint> {
+fn decode_endpoints(section: &mut Section, uplinks: &[KnownUplink], report: &mut Report) -> Vec<Endpoint> {
     let mut endpoints = Vec::new();
     let mut unique = Unique::default();
     let mut paths = 0;
@@ -344,7 +379,8 @@ fn decode_endpoints(section: &mut Section, uplinks: &[String], report: &mut Repo
     let elements = values.as_ref().map(|value| value.list(&format!("a list of {AN_ENDPOINT}"), report));
     for element in elements.unwrap_or_default() {
         let Some(endpoint) = decode_endpoint(&element, uplinks, &mut unique, report) else { continue };
-        paths += endpoint.uplinks.as_ref().map_or(uplinks.len(), Vec::len);
+        let used = uplinks.iter().filter(|uplink| endpoint.may_use(&uplink.name));
+        paths += used.map(|uplink| uplink.flows as usize).sum::<usize>();
         endpoints.push(endpoint);
     }
     if endpoints.is_empty() {
@@ -352,8 +388,8 @@ fn decode_endpoints(section: &mut Section, uplinks: &[String], report: &mut Repo
     }
     if paths > MAX_PATHS {
         let expected = format!(
-            "at most {MAX_PATHS} paths to one peer; its endpoints and the uplinks that each may use make {paths}: \
-             name fewer uplinks, {AN_ENDPOINT}"
+            "at most {MAX_PATHS} paths to one peer; its endpoints, the uplinks that each may use and their flows make \
+             {paths}: name fewer uplinks, {AN_ENDPOINT}"
         );
         match values {
             Some(value) => report.add(&value.span, Some(&value.key), format!("{paths} paths"), expected),
@@ -365,7 +401,7 @@ fn decode_endpoints(section: &mut Section, uplinks: &[String], report: &mut Repo
 
 fn decode_endpoint(
     value: &Value,
-    known: &[String],
+    known: &[KnownUplink],
     unique: &mut Unique<std::net::SocketAddr>,
     report: &mut Report,
 ) -> Option<Endpoint> {
@@ -385,7 +421,7 @@ fn decode_endpoint(
     Some(Endpoint { address: address?, uplinks })
 }
 
-fn decode_uplink_names(value: &Value, known: &[String], report: &mut Report) -> Vec<String> {
+fn decode_uplink_names(value: &Value, known: &[KnownUplink], report: &mut Report) -> Vec<String> {
     let mut names = Vec::new();
     let mut unique = Unique::default();
     let expected = "a list of uplinks' names, at least one";
@@ -395,8 +431,9 @@ fn decode_uplink_names(value: &Value, known: &[String], report: &mut Report) -> 
     }
     for element in elements {
         let Some(name) = element.text("an uplink's name in quotes", report) else { continue };
-        if !known.iter().any(|uplink| uplink == name) {
-            element.wrong::<()>(&format!("the name of one of the uplinks ({})", known.join(", ")), report);
+        if !known.iter().any(|uplink| uplink.name == name) {
+            let names: Vec<&str> = known.iter().map(|uplink| uplink.name.as_str()).collect();
+            element.wrong::<()>(&format!("the name of one of the uplinks ({})", names.join(", ")), report);
         } else if unique.add(name, &element, "an uplink", report).is_some() {
             names.push(name.to_owned());
         }

@@ -4,13 +4,16 @@
 //! hands out a [`Config`] only if there is none.
 
 mod cipher;
+mod decimal;
 mod diagnostic;
 mod file;
 mod key;
 mod name;
 mod prefix;
+mod quota;
 mod rate;
 mod reader;
+mod reload;
 mod secret_file;
 #[cfg(test)]
 mod tests;
@@ -22,7 +25,11 @@ use std::{
 };
 
 use ipnet::IpNet;
-use multipath_common::{maps::MAX_PATHS, wire::DEFAULT_PORT};
+use multipath_common::{
+    health::Role,
+    maps::{Capacity, MAX_PATHS},
+    wire::DEFAULT_PORT,
+};
 use zeroize::Zeroizing;
 
 pub use self::{
@@ -30,7 +37,9 @@ pub use self::{
     diagnostic::Diagnostic,
     key::{KeyError, PresharedKey, PublicKey, SecretKey},
     name::{INTERFACE_NAME_MAX, TUNNEL_NAME_MAX, check_interface_name, check_name, check_tunnel_name},
+    quota::{Period, Quota, QuotaError},
     rate::{Rate, RateError},
+    reload::ReloadError,
 };
 
 /// Where [`Config::path_for`] looks for the file of a tunnel that is given by name.
@@ -43,10 +52,14 @@ pub const WEIGHT_MAX: u32 = 1_000_000;
 pub const MTU_MIN: u32 = 1280;
 /// Largest MTU of the tunnel device, bytes.
 pub const MTU_MAX: u32 = 9000;
+/// Most flows of an uplink.
+pub const FLOWS_MAX: u32 = 8;
 
 /// Everything that the file of one tunnel says. At least one uplink and one peer.
 #[derive(Debug, Clone)]
 pub struct Config {
+    /// Where it was read from.
+    pub file: PathBuf,
     /// The tunnel device, its key and its addresses.
     pub tunnel: Tunnel,
     /// The interfaces that the tunnel may send through, in the file's order.
@@ -63,7 +76,7 @@ pub struct Tunnel {
     pub name: String,
     /// This gateway's static key.
     pub private_key: SecretKey,
-    /// UDP port that peers send to, on every uplink. Not zero.
+    /// UDP port that peers send to, on every uplink. Not zero. Uplinks with several flows have the ports behind it too.
     pub listen_port: u16,
     /// Inner addresses of the device, each with the length of its prefix.
     pub addresses: Vec<IpNet>,
@@ -108,6 +121,12 @@ pub struct Uplink {
     pub rate: Option<Rate>,
     /// Where the ingress program is attached.
     pub xdp: Xdp,
+    /// What its paths are for: [`Role::Active`], [`Role::Backup`] or [`Role::Metered`].
+    pub role: Role,
+    /// How much it may carry before it counts as metered.
+    pub quota: Option<Quota>,
+    /// From how many source ports it sends, each a path of its own: 1 to [`FLOWS_MAX`].
+    pub flows: u32,
 }
 
 /// Where an uplink's ingress program is attached. The TC program is always there, whatever this says.
@@ -155,12 +174,16 @@ pub struct Endpoint {
 /// endpoint's family.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Candidate {
-    /// `peer/uplink`; for the peer's n-th endpoint on the same uplink, n >= 2, `peer/uplink/n`.
+    /// As [`path_name`] says.
     pub name: String,
     /// Index in [`Config::uplinks`].
     pub uplink: usize,
     /// The peer's address; `None` while it is not learned.
     pub endpoint: Option<SocketAddr>,
+    /// Which endpoint of the peer on this uplink, from 0.
+    pub number: u32,
+    /// Which of the uplink's source ports, from 0.
+    pub flow: u32,
 }
 
 impl Config {
@@ -197,31 +220,65 @@ impl Config {
         }
     }
 
-    /// The combinations of uplink and endpoint that paths to `peer` may be made of, at most [`MAX_PATHS`], in the
-    /// order of endpoints and then uplinks. A peer without endpoints has one for every uplink, still to be learned.
+    /// The combinations of uplink, endpoint and source port that paths to `peer` may be made of, at most [`MAX_PATHS`], in
+    /// the order of endpoints, then uplinks, then ports. A peer without endpoints has one for every uplink, still to be
+    /// learned.
     pub fn candidates(&self, peer: &Peer) -> Vec<Candidate> {
-        let candidate = |uplink: usize, endpoint, nth: usize| Candidate {
-            name: match nth {
-                1 => format!("{}/{}", peer.name, self.uplinks[uplink].name),
-                _ => format!("{}/{}/{nth}", peer.name, self.uplinks[uplink].name),
-            },
+        let candidate = |uplink: usize, endpoint, number, flow| Candidate {
+            name: path_name(&peer.name, &self.uplinks[uplink].name, number, flow),
             uplink,
             endpoint,
+            number,
+            flow,
         };
         if peer.endpoints.is_empty() {
-            return (0..self.uplinks.len()).map(|uplink| candidate(uplink, None, 1)).collect();
+            return (0..self.uplinks.len()).map(|uplink| candidate(uplink, None, 0, 0)).collect();
         }
-        let mut used = vec![0; self.uplinks.len()];
+        let mut numbers = vec![0; self.uplinks.len()];
         let mut candidates = Vec::new();
         for endpoint in &peer.endpoints {
-            for (index, uplink) in self.uplinks.iter().enumerate() {
-                if endpoint.may_use(&uplink.name) {
-                    used[index] += 1;
-                    candidates.push(candidate(index, Some(endpoint.address), used[index]));
-                }
+            for (index, uplink) in self.uplinks.iter().enumerate().filter(|(_, uplink)| endpoint.may_use(&uplink.name))
+            {
+                let address = Some(endpoint.address);
+                candidates.extend((0..uplink.flows).map(|flow| candidate(index, address, numbers[index], flow)));
+                numbers[index] += 1;
             }
         }
         candidates
+    }
+
+    /// How many UDP ports the tunnel has, from its `listen_port` on: none of them is beyond the last one that there is.
+    pub fn port_count(&self) -> u32 {
+        self.uplinks.iter().map(|uplink| uplink.flows).max().unwrap_or(1)
+    }
+
+    /// The room that its peers and their prefixes need in the maps.
+    pub fn capacity(&self) -> Capacity {
+        let prefixes: usize = self.peers.iter().map(|peer| peer.allowed_ips.len()).sum();
+        // One more: what keeps IPv6 prefixes from holding IPv4 addresses.
+        Capacity::for_counts(self.peers.len(), prefixes + 1)
+    }
+}
+
+/// The name of a path: `PEER/UPLINK`; for the peer's n-th endpoint on the same uplink, n >= 2, `PEER/UPLINK/n`; from the
+/// uplink's n-th source port, n >= 2, with `#n` behind it. Both numbers count from 0 here.
+pub fn path_name(peer: &str, uplink: &str, endpoint: u32, flow: u32) -> String {
+    let from_second = |mark: char, number: u32| match number {
+        0 => String::new(),
+        _ => format!("{mark}{}", number + 1),
+    };
+    format!("{peer}/{uplink}{}{}", from_second('/', endpoint), from_second('#', flow))
+}
+
+impl Uplink {
+    /// What its paths are for while its quota is, or is not, used up. One that has a quota is spared beyond it, and not
+    /// before.
+    pub fn role_with(&self, is_used_up: bool) -> Role {
+        match (self.quota, self.role) {
+            (Some(_), _) if is_used_up => Role::Metered,
+            (Some(_), Role::Metered) => Role::Active,
+            (_, role) => role,
+        }
     }
 }
 

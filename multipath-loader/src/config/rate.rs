@@ -4,13 +4,15 @@ use std::{fmt, num::NonZeroU32, str::FromStr};
 
 use serde::{Serialize, Serializer};
 
+use super::decimal;
+
 /// A rate of at least 1 kbit/s, in whole kbit/s (1 kbit = 1000 bits). `FromStr` takes `8mbit`, `1.5gbit`, `640kbit`,
 /// `9600bit`; `Display` writes the shortest of these.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Rate(NonZeroU32);
 
 /// Units and their bits/s; `bit` last, because it ends all others.
-const UNITS: [(&str, u128); 4] = [("gbit", 1_000_000_000), ("mbit", 1_000_000), ("kbit", 1000), ("bit", 1)];
+const UNITS: [(&str, u64); 4] = [("gbit", 1_000_000_000), ("mbit", 1_000_000), ("kbit", 1000), ("bit", 1)];
 
 impl Rate {
     /// The rate of that many kbit/s; `None` for zero.
@@ -34,18 +36,8 @@ impl FromStr for Rate {
 
     fn from_str(text: &str) -> Result<Self, RateError> {
         let text = text.to_ascii_lowercase();
-        let (number, unit) = UNITS
-            .iter()
-            .find_map(|&(suffix, bits)| Some((text.strip_suffix(suffix)?.trim_end(), bits)))
-            .ok_or(RateError)?;
-        let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
-        let digits = |text: &str| (1..=18).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit());
-        if !digits(whole) || !digits(fraction) {
-            return Err(RateError);
-        }
-        let number = |text: &str| text.parse::<u128>().map_err(|_| RateError);
-        let scale = 10_u128.pow(fraction.len() as u32);
-        let bits = number(whole)? * unit + number(fraction)? * unit / scale;
+        let (number, unit) = decimal::split(&text, &UNITS).ok_or(RateError)?;
+        let bits = decimal::scaled(number, unit).ok_or(RateError)?;
         u32::try_from(bits / 1000).ok().and_then(Self::from_kbit).ok_or(RateError)
     }
 }

@@ -54,8 +54,9 @@ fn least() {
     let Tunnel { name, private_key, listen_port, addresses, mtu, routes, spread } = config.tunnel;
     assert_eq!((name.as_str(), private_key.public().to_string().as_str()), ("mp0", OWN));
     assert_eq!((listen_port, addresses, mtu, routes, spread), (5182, vec![], None, Routes::Auto, Spread::Auto));
-    let [Uplink { name, interface, weight, rate, xdp }] = &config.uplinks[..] else { panic!() };
+    let [Uplink { name, interface, weight, rate, xdp, role, quota, flows }] = &config.uplinks[..] else { panic!() };
     assert_eq!((name.as_str(), interface.as_str(), *weight, *rate, *xdp), ("dsl", "ppp0", None, None, Xdp::Auto));
+    assert_eq!((*role, *quota, *flows), (Role::Active, None, 1));
     let [Peer { name, public_key, endpoints, allowed_ips, cipher, preshared_key }] = &config.peers[..] else {
         panic!()
     };
@@ -91,6 +92,9 @@ fn everything() {
         [[uplink]]
         name = "lte"
         interface = "wwan0"
+        role = "metered"
+        quota = "10GB/month"
+        flows = 2
 
         [[peer]]
         name = "hub"
@@ -113,12 +117,20 @@ fn everything() {
     assert_eq!((config.uplinks[0].weight, config.uplinks[0].rate.map(Rate::kbit)), (Some(10), Some(8000)));
     assert_eq!(config.uplinks[0].xdp, Xdp::Off);
 
+    let lte = &config.uplinks[1];
+    assert_eq!((lte.role, lte.quota, lte.flows), (Role::Metered, Quota::new(10_000_000_000, Period::Month), 2));
+    assert_eq!((config.file.as_path(), config.port_count()), (file.as_path(), 2));
+
     let names = |peer: usize| -> Vec<_> {
-        config.candidates(&config.peers[peer]).into_iter().map(|path| (path.name, path.uplink)).collect()
+        let candidates = config.candidates(&config.peers[peer]).into_iter();
+        candidates.map(|path| (path.name, path.uplink, path.number, path.flow)).collect()
     };
-    let path = |name: &str, uplink| (name.to_owned(), uplink);
-    assert_eq!(names(0), [path("hub/dsl", 0), path("hub/lte", 1), path("hub/dsl/2", 0)]);
-    assert_eq!(names(1), [path("roamer/dsl", 0), path("roamer/lte", 1)]);
+    let path = |name: &str, uplink, number, flow| (name.to_owned(), uplink, number, flow);
+    assert_eq!(
+        names(0),
+        [path("hub/dsl", 0, 0, 0), path("hub/lte", 1, 0, 0), path("hub/lte#2", 1, 0, 1), path("hub/dsl/2", 0, 1, 0)]
+    );
+    assert_eq!(names(1), [path("roamer/dsl", 0, 0, 0), path("roamer/lte", 1, 0, 0)]);
     assert!(config.candidates(&config.peers[1]).iter().all(|path| path.endpoint.is_none()));
 }
 
@@ -469,9 +481,74 @@ fn endpoints() {
     let many: Vec<_> = (1..=17).map(|port| format!("\"198.51.100.7:{port}\"")).collect();
     assert_eq!(
         with(&format!("[{}]", many.join(", "))),
-        "mp0.toml:9:13: peer.endpoints: found 17 paths, expected at most 16 paths to one peer; its endpoints and the \
-         uplinks that each may use make 17: name fewer uplinks, \"ADDRESS:PORT\" or { address = \"ADDRESS:PORT\", \
-         uplinks = [\"NAME\"] }"
+        "mp0.toml:9:13: peer.endpoints: found 17 paths, expected at most 16 paths to one peer; its endpoints, the uplinks \
+         that each may use and their flows make 17: name fewer uplinks, \"ADDRESS:PORT\" or { address = \
+         \"ADDRESS:PORT\", uplinks = [\"NAME\"] }"
+    );
+}
+
+#[test]
+fn flows() {
+    let with = |port: u32, flows: u32, endpoints: &str| {
+        let text = format!("{TUNNEL}listen_port = {port}\n{UPLINK}flows = {flows}\n{HUB}");
+        text.replace("[\"198.51.100.7:5182\"]", endpoints)
+    };
+    let two = "[\"198.51.100.7:1\", \"198.51.100.7:2\"]";
+    let config = parse(&with(65528, 8, two)).unwrap();
+    assert_eq!((config.candidates(&config.peers[0]).len(), config.port_count()), (16, 8));
+    assert_eq!(config.candidates(&config.peers[0])[15].name, "hub/dsl/2#8");
+    assert_eq!(error(&with(65528, 9, two)), "mp0.toml:7:9: uplink.flows: found 9, expected a whole number from 1 to 8");
+    assert_eq!(
+        error(&with(65533, 4, two)),
+        "mp0.toml:7:9: uplink.flows: found 4, expected at most 3: each has a port of its own, from listen_port 65533 on"
+    );
+    let three = "[\"198.51.100.7:1\", \"198.51.100.7:2\", { address = \"198.51.100.7:3\", uplinks = [\"dsl\"] }]";
+    assert!(error(&with(5182, 6, three)).contains("expected at most 16 paths to one peer"));
+    // A peer without endpoints decides itself how many paths there are.
+    let config = parse(&with(5182, 8, "[]")).unwrap();
+    assert_eq!(config.candidates(&config.peers[0]).len(), 1);
+}
+
+#[test]
+fn roles_and_quotas() {
+    let uplink = |added: &str| parse(&[TUNNEL, UPLINK, added, HUB].concat()).unwrap().uplinks.remove(0);
+    for (text, fresh, used_up) in [
+        ("", Role::Active, Role::Active),
+        ("role = \"backup\"\n", Role::Backup, Role::Backup),
+        ("role = \"metered\"\n", Role::Metered, Role::Metered),
+        ("quota = \"500MB/day\"\n", Role::Active, Role::Metered),
+        ("role = \"metered\"\nquota = \"500MB/day\"\n", Role::Active, Role::Metered),
+        ("role = \"backup\"\nquota = \"500MB/day\"\n", Role::Backup, Role::Metered),
+    ] {
+        let uplink = uplink(text);
+        assert_eq!((uplink.role_with(false), uplink.role_with(true)), (fresh, used_up), "{text}");
+    }
+    assert_eq!(
+        error_in("[[uplink]]", "role = \"spare\""),
+        "mp0.toml:6:8: uplink.role: found \"spare\", expected \"active\" or \"backup\" or \"metered\""
+    );
+    assert_eq!(
+        error_in("[[uplink]]", "quota = \"10GB\""),
+        "mp0.toml:6:9: uplink.quota: found \"10GB\", expected a quota from 1B to 18446744TB with its unit (kB, MB, GB, TB \
+         or KiB, MiB, GiB, TiB) and its period (day or month), for instance 10GB/month"
+    );
+}
+
+#[test]
+fn what_a_running_tunnel_takes_over() {
+    let running = parse(&[TUNNEL, UPLINK, HUB].concat()).unwrap();
+    let check = |text: &str| running.check_reload(&parse(text).unwrap(), running.capacity());
+    let lte = "[[uplink]]\nname = \"lte\"\ninterface = \"wwan0\"\n";
+    assert_eq!(check(&[TUNNEL, "mtu = 1400\n", UPLINK, "role = \"backup\"\n", lte, HUB].concat()), Ok(()));
+    assert_eq!(
+        check(&[TUNNEL, "listen_port = 7\n", UPLINK, HUB].concat()),
+        Err(ReloadError::ListenPort { old: 5182, new: 7 })
+    );
+    assert_eq!(check(&replaced(SECRET, "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=")), Err(ReloadError::PrivateKey));
+    let prefixes: Vec<_> = (0..=255).map(|net| format!("\"10.98.{net}.0/24\"")).collect();
+    assert_eq!(
+        check(&replaced("[\"10.98.0.0/24\"]", &format!("[{}]", prefixes.join(", ")))),
+        Err(ReloadError::Capacity)
     );
 }
 

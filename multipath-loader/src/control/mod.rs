@@ -1,7 +1,18 @@
 //! Decisions, sans-IO: what was configured and measured comes in, what to write into the maps comes out.
 
-pub mod keepalive;
+pub mod clock_offset;
+pub mod damping;
+pub mod delivery;
+pub mod health;
+pub mod losses;
+pub mod monitor;
 pub mod mtu;
 pub mod numbering;
+pub mod path_mtu;
+pub mod probes;
+pub mod quota;
+pub mod rate;
 pub mod resolve;
+pub mod round_trip;
+pub mod selection;
 pub mod weights;

@@ -1,7 +1,7 @@
 //! The tunnel's device: what the programs must know of it, and its MTU.
 
 use anyhow::{Context, Result};
-use multipath_common::maps::{PATH_UP, Tunnel as TunnelEntry};
+use multipath_common::{health::Health, maps::Tunnel as TunnelEntry};
 use tracing::warn;
 
 use super::Daemon;
@@ -20,17 +20,21 @@ impl Daemon {
             device_ifindex: device.index,
             port_ifindex: port.index,
             mtu: device.mtu,
+            port_count: self.config.port_count(),
             listen_port: self.config.tunnel.listen_port,
             device_mac: device.mac.with_context(|| format!("{} has no hardware address", device.name))?,
             name: name_bytes(&self.config.tunnel.name),
+            configured_ns: self.configured_ns,
+            refused_ns: self.refused_ns,
         })
     }
 
     /// Gives the device the MTU that the paths carry.
     pub(super) async fn adapt_mtu(&mut self) -> Result<()> {
-        let usable =
-            self.paths.values().filter(|path| path.written.state == PATH_UP).map(|path| path.written.inner_mtu);
-        let Some(mtu) = device_mtu(self.config.tunnel.mtu, usable) else { return Ok(()) };
+        let works = |health| matches!(health, Health::Up | Health::Lossy | Health::Stalled | Health::Backup);
+        let working = self.paths.values().filter(|path| works(path.monitor.verdict().health));
+        let carried = working.map(|path| path.written.inner_mtu);
+        let Some(mtu) = device_mtu(self.config.tunnel.mtu, carried) else { return Ok(()) };
         // A device that was just taken down must not be made again.
         if mtu == self.device.device.mtu || !self.has_device().await {
             return Ok(());

@@ -1,17 +1,25 @@
-//! Paths follow the network: up when their uplink leads to the endpoint, down when it does not.
+//! Paths follow the network: they have a way when their uplink leads to the endpoint, and none when it does not.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, time::Duration};
 
 use anyhow::Result;
-use multipath_common::maps::{PATH_UP, Path as PathEntry, address_bytes, address_from};
+use multipath_common::{
+    health::Reason,
+    maps::{FAMILY_IPV4, Path as PathEntry, address_bytes},
+};
 use tracing::{debug, info, warn};
 
-use super::{Daemon, End, ManagedPath, port_error};
+use super::{Daemon, End, ManagedPath, health::has_way, port_error};
 use crate::{
+    clock,
     config::{Config, Uplink},
-    control::resolve::{Way, entry},
+    control::{
+        path_mtu::PathMtu,
+        rate::RateController,
+        resolve::{Way, entry},
+    },
     dataplane::Attachments,
-    underlay::{Change, Link},
+    underlay::{Address, Change, Link},
 };
 
 impl Daemon {
@@ -25,11 +33,14 @@ impl Daemon {
     /// Applies a change of the underlay. `Some` when the daemon must end.
     pub(super) async fn apply(&mut self, change: Change) -> Result<Option<End>> {
         debug!("{change:?}");
+        if matches!(change, Change::Link(_) | Change::LinkGone { .. }) {
+            self.carriers.begin(clock::since_boot()?);
+        }
         match change {
             Change::LinkGone { index, .. } if index == self.device.device.index => return Ok(Some(End::DeviceGone)),
             Change::LinkGone { index, .. } => {
-                self.put_down(|path| path.ifindex == index)?;
-                self.port.remove_uplink(index);
+                self.put_down(Reason::InterfaceGone, |path| path.ifindex == index)?;
+                self.ports.remove_uplink(index);
                 for uplink in &self.config.uplinks {
                     if self.attachments.uplink(&uplink.name).is_some_and(|attached| attached.ifindex == index) {
                         self.attachments.forget_uplink(&uplink.name);
@@ -40,7 +51,7 @@ impl Daemon {
             }
             Change::Link(link) => {
                 if !link.is_usable() {
-                    self.put_down(|path| path.ifindex == link.index)?;
+                    self.put_down(Reason::Carrier, |path| path.ifindex == link.index)?;
                 }
                 if self.uplink_of(&link).is_some() {
                     self.refresh(Some(&[link.index])).await?;
@@ -48,7 +59,7 @@ impl Daemon {
             }
             Change::AddressGone(address) => {
                 let gone = address_bytes(address.net.addr());
-                self.put_down(|path| path.ifindex == address.index && path.local == gone)?;
+                self.put_down(Reason::NoAddress, |path| path.ifindex == address.index && path.local == gone)?;
                 self.write_local_addresses().await?;
                 self.refresh(Some(&[address.index])).await?;
             }
@@ -78,34 +89,29 @@ impl Daemon {
     }
 
     /// Puts paths down at once, before anything is asked of the kernel.
-    fn put_down(&mut self, is_affected: impl Fn(&PathEntry) -> bool) -> Result<()> {
-        let mut any = false;
+    pub(super) fn put_down(&mut self, reason: Reason, is_affected: impl Fn(&PathEntry) -> bool) -> Result<()> {
+        let now = clock::since_boot()?;
+        let listen_port = self.config.tunnel.listen_port;
         for path in self.paths.values_mut() {
-            if path.written.state == PATH_UP && is_affected(&path.written) {
-                path.written = entry(&path.identity, None, self.config.tunnel.listen_port);
-                self.maps.set_path(path.peer, path.id, path.written)?;
-                info!("path {}: down", path.name);
-                any = true;
+            if has_way(&path.written) && is_affected(&path.written) {
+                path.follow(now, Err(reason), listen_port);
             }
         }
-        if !any {
-            return Ok(());
-        }
-        self.has_changed_paths = true;
-        self.maps.advance_automatic()
+        self.choose_paths(now)
     }
 
     /// Looks up the way of every path, or of those whose uplink has one of these interface indices (or had, or may
     /// have now), and writes what changed. Attaches programs to uplinks that have appeared.
     pub(super) async fn refresh(&mut self, interfaces: Option<&[u32]>) -> Result<()> {
         let links = self.underlay.links().await?;
+        let addresses = self.underlay.addresses().await?;
         let mut lacks_port = false;
         for (uplink, link) in unattached(&self.config, &self.attachments, &links) {
-            let port = self.config.tunnel.listen_port;
-            let opened = self.port.add_uplink(link).map_err(|error| port_error(port, error));
+            let opened = self.ports.add_uplink(link).map_err(|error| port_error(&self.config, error));
             // Nothing tells when somebody else gives the port up.
             lacks_port |= opened.is_err();
             let attached = opened.and_then(|()| self.attachments.attach_uplink(&mut self.programs, uplink, link));
+            self.must_learn = true;
             // It may be gone again already; whatever happens to it next is another reason to try.
             if let Err(error) = attached {
                 warn!("uplink {}: {error:#}", uplink.name);
@@ -114,7 +120,8 @@ impl Daemon {
         if lacks_port {
             self.try_again();
         }
-        let mut any = false;
+        let listen_port = self.config.tunnel.listen_port;
+        let mut renewed = Vec::new();
         let slots: Vec<u32> = self.paths.keys().copied().collect();
         for slot in slots {
             let path = &self.paths[&slot];
@@ -122,50 +129,79 @@ impl Daemon {
             let concerned = |interfaces: &[u32]| {
                 link.is_none_or(|link| interfaces.contains(&link.index)) || interfaces.contains(&path.written.ifindex)
             };
-            if !interfaces.is_none_or(concerned) {
+            if path.link.is_some() && !interfaces.is_none_or(concerned) {
                 continue;
             }
-            let way = self.way(path, link).await?;
-            let new = entry(&path.identity, way, self.config.tunnel.listen_port);
+            let way = self.way(path, link, &addresses).await?;
             let Some(path) = self.paths.get_mut(&slot) else { continue };
-            if bytemuck::bytes_of(&new) == bytemuck::bytes_of(&path.written) {
-                continue;
+            if path.follow(clock::since_boot()?, way, listen_port) {
+                renewed.push(slot);
             }
-            self.maps.set_path(path.peer, path.id, new)?;
-            if new.state == PATH_UP {
-                let remote = path.identity.remote;
-                info!("path {}: up, {} to {remote}, inner MTU {}", path.name, address_from(new.local), new.inner_mtu);
-            } else {
-                info!("path {}: down", path.name);
+        }
+        self.choose_paths(clock::since_boot()?)?;
+        for slot in renewed {
+            // Its health may be what it was: then nobody has written the new address.
+            if self.write_path(slot)? {
+                self.maps.advance_automatic()?;
             }
-            path.written = new;
-            any = true;
         }
-        if any {
-            self.has_changed_paths = true;
-            self.maps.advance_automatic()?;
-            self.adapt_mtu().await?;
-        }
-        Ok(())
+        self.adapt_mtu().await
     }
 
-    /// The way to a path's endpoint; `None` while there is none.
-    async fn way(&self, path: &ManagedPath, link: Option<&Link>) -> Result<Option<Way>> {
+    /// The way to a path's endpoint, or why there is none.
+    async fn way(&self, path: &ManagedPath, link: Option<&Link>, addresses: &[Address]) -> Result<Result<Way, Reason>> {
+        let Some(link) = link else { return Ok(Err(Reason::InterfaceGone)) };
+        if !link.is_usable() {
+            return Ok(Err(Reason::Carrier));
+        }
         // What the peer sends on an uplink without programs would be lost.
         let attached = self.attachments.uplink(&self.config.uplinks[path.uplink].name);
-        let has_programs = |link: &&Link| attached.is_some_and(|attached| attached.ifindex == link.index);
-        let Some(link) = link.filter(|link| link.is_usable()).filter(has_programs) else { return Ok(None) };
+        if attached.is_none_or(|attached| attached.ifindex != link.index) {
+            return Ok(Err(Reason::InterfaceGone));
+        }
         let remote = path.identity.remote.ip();
-        let Some(route) = self.underlay.route_to(remote, link.index).await? else { return Ok(None) };
-        let preferred = match path.preferred_local {
-            Some(local) => {
-                let addresses = self.underlay.addresses().await?;
-                Some(local).filter(|local| addresses.iter().any(|address| address.net.addr() == *local))
-            }
-            None => None,
+        let route = self.underlay.route_to(remote, link.index).await?;
+        let Some(route) = route else {
+            // An address that goes takes routes with it.
+            let mut own = addresses.iter().filter(|address| address.index == link.index);
+            let has_address = own.any(|address| address.net.addr().is_ipv4() == remote.is_ipv4());
+            return Ok(Err(if has_address { Reason::NoRoute } else { Reason::NoAddress }));
         };
+        let preferred =
+            path.preferred_local.filter(|local| addresses.iter().any(|address| address.net.addr() == *local));
         let mtu = route.mtu.unwrap_or(link.mtu).min(link.mtu);
-        Ok(preferred.or(route.source).map(|local| Way { ifindex: link.index, local, next_hop: route.next_hop, mtu }))
+        let way = |local| Way { ifindex: link.index, local, next_hop: route.next_hop, mtu };
+        Ok(preferred.or(route.source).map(way).ok_or(Reason::NoAddress))
+    }
+}
+
+impl ManagedPath {
+    /// Takes over what was found out about the way. Whether it is another one.
+    fn follow(&mut self, now: Duration, way: Result<Way, Reason>, listen_port: u16) -> bool {
+        let resolved = entry(&self.identity, way.ok(), listen_port);
+        let is_new = bytemuck::bytes_of(&resolved) != bytemuck::bytes_of(&self.resolved);
+        let link = way.map(drop);
+        if !is_new && self.link == Some(link) {
+            return false;
+        }
+        self.resolved = resolved;
+        self.link = Some(link);
+        if let Ok(way) = way {
+            let measured_by = (resolved.ifindex, resolved.local);
+            if std::mem::replace(&mut self.measured_by, measured_by) == measured_by {
+                self.mtu.set_largest(resolved.largest);
+            } else {
+                // Another network, maybe: nothing of what was measured need be true of it.
+                self.mtu = PathMtu::new(resolved.largest, resolved.family == FAMILY_IPV4);
+                self.rate = RateController::new();
+            }
+            if is_new {
+                let remote = self.identity.remote;
+                info!("path {}: {} to {remote}, at most {} bytes", self.name, way.local, resolved.largest);
+            }
+        }
+        self.monitor.set_link(now, link);
+        is_new
     }
 }
 

@@ -1,7 +1,7 @@
 //! Peers and the numbers of their paths: from the configuration, and from what an earlier daemon left in the maps.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     net::{IpAddr, SocketAddr},
 };
 
@@ -12,18 +12,27 @@ use multipath_common::maps::{
     TROUBLE_WEAK_KEY, address_from, path_slot,
 };
 
-use super::{Daemon, ManagedPath, ManagedPeer};
+use super::{Daemon, ManagedPath, ManagedPeer, learning::SILENT, probing::Lengths, settings::role};
 use crate::{
+    clock,
     config::{Peer, PublicKey},
-    control::{numbering::assign, resolve::PathIdentity},
+    control::{
+        clock_offset::ClockOffset, monitor::Monitor, numbering::assign, path_mtu::PathMtu, rate::RateController,
+        resolve::PathIdentity,
+    },
     dataplane::{name_bytes, name_text},
     protocol::Trouble,
 };
 
 impl Daemon {
-    /// Writes peers, prefixes and the peers' configured paths. `true` if sessions were retired: those of peers that are
-    /// gone, and those that the configuration would not have made.
+    /// Writes peers, prefixes and the peers' configured paths, of which those that were looked after already go on as they
+    /// are. `true` if sessions were retired: those of peers that are gone, and those that the configuration would not
+    /// have made.
     pub(super) fn write_peers(&mut self) -> Result<bool> {
+        let mut known: HashMap<u32, ManagedPeer> =
+            std::mem::take(&mut self.peers).into_iter().map(|peer| (peer.number, peer)).collect();
+        self.positions.clear();
+        let now = clock::since_boot()?;
         let had = self.maps.peers()?;
         let keys: Vec<(u32, [u8; 32])> = had.iter().map(|record| (record.number, record.peer.public_key)).collect();
         let wanted: Vec<[u8; 32]> = self.config.peers.iter().map(|peer| *peer.public_key.as_bytes()).collect();
@@ -37,6 +46,7 @@ impl Daemon {
             if wanted.get(&record.number) == Some(&record.peer.public_key) {
                 stay.insert(record.number, record.peer);
             } else {
+                known.remove(&record.number);
                 has_retired |= self.remove_peer(record.number)?;
             }
         }
@@ -54,12 +64,18 @@ impl Daemon {
                 None => (0, 0),
             };
             self.positions.insert(number, self.peers.len());
-            self.peers.push(ManagedPeer { session, handshake_ns, ..ManagedPeer::new(number, credentials) });
+            let (heard_at, clock) =
+                known.remove(&number).map_or_else(|| (now, ClockOffset::default()), |peer| (peer.heard_at, peer.clock));
+            self.peers.push(ManagedPeer { number, credentials, session, handshake_ns, heard_at, clock });
             prefixes.extend(self.config.peers[position].allowed_ips.iter().map(|&prefix| (prefix, number)));
         }
+        let mut looked_after = std::mem::take(&mut self.paths);
         for position in 0..self.config.peers.len() {
-            self.number_paths(position)?;
+            self.number_paths(position, &mut looked_after)?;
         }
+        let gone = looked_after.into_values().filter(|path| !path.identity.is_learned);
+        self.withdrawn.extend(gone.map(|path| ((path.identity.uplink, path.identity.remote), now + 2 * SILENT)));
+        self.has_changed_paths = true;
         self.maps.set_allowed_ips(&prefixes)?;
         Ok(has_retired)
     }
@@ -93,8 +109,9 @@ impl Daemon {
         Ok(!sessions.is_empty())
     }
 
-    /// Gives the paths of a peer their ids: those that it had, as far as they are still configured or learned.
-    fn number_paths(&mut self, position: usize) -> Result<()> {
+    /// Gives the paths of a peer their ids: those that it had, as far as they are still configured or learned. What is
+    /// `looked_after` goes on as it is.
+    fn number_paths(&mut self, position: usize, looked_after: &mut BTreeMap<u32, ManagedPath>) -> Result<()> {
         let peer = &self.config.peers[position];
         let number = self.peers[position].number;
         let had = self.maps.paths_of(number)?;
@@ -103,18 +120,35 @@ impl Daemon {
             remote: SocketAddr::new(address_from(path.remote), path.remote_port),
             endpoint: path.endpoint,
             is_learned: path.learned != 0,
+            flow: path.flow,
         };
         let mut wanted: Vec<(usize, PathIdentity)> = Vec::new();
         for candidate in self.config.candidates(peer) {
             let Some(remote) = candidate.endpoint else { continue };
-            let uplink = name_bytes(&self.config.uplinks[candidate.uplink].name);
-            let before = wanted.iter().filter(|(other, _)| *other == candidate.uplink).count();
-            let identity = PathIdentity { uplink, remote, endpoint: before as u32, is_learned: false };
+            let identity = PathIdentity {
+                uplink: name_bytes(&self.config.uplinks[candidate.uplink].name),
+                remote,
+                endpoint: candidate.number,
+                is_learned: false,
+                flow: candidate.flow,
+            };
             wanted.push((candidate.uplink, identity));
         }
-        for identity in had.iter().map(|record| identity_of(&record.path)).filter(|identity| identity.is_learned) {
+        for mut identity in had.iter().map(|record| identity_of(&record.path)).filter(|identity| identity.is_learned) {
+            // A file that names the address now, or another one under this number, comes first.
+            let is_there = |same: &dyn Fn(&PathIdentity) -> bool| {
+                wanted
+                    .iter()
+                    .any(|(_, other)| (other.uplink, other.flow) == (identity.uplink, identity.flow) && same(other))
+            };
+            if is_there(&|other| !other.is_learned && other.remote == identity.remote) {
+                continue;
+            }
+            let is_free = |number: &u32| !is_there(&|other| other.endpoint == *number);
+            identity.endpoint =
+                [identity.endpoint].into_iter().chain(0..=wanted.len() as u32).find(is_free).unwrap_or_default();
             let uplink = self.config.uplinks.iter().position(|uplink| name_bytes(&uplink.name) == identity.uplink);
-            if let Some(uplink) = uplink {
+            if let Some(uplink) = uplink.filter(|_| identity.flow < self.config.port_count()) {
                 wanted.push((uplink, identity));
             }
         }
@@ -129,15 +163,29 @@ impl Daemon {
             }
         }
         for (id, (uplink, identity)) in ids.into_iter().flatten().zip(wanted) {
-            let is_new = !had.contains(&(id, identity));
-            let local = address_from(self.maps.path(number, id as u8)?.local);
+            let id = id as u8;
+            let slot = path_slot(number, id);
+            // Another path that had the id is gone, which is seen by what is left over.
+            let is_same = |path: &ManagedPath| path.identity == identity;
+            if looked_after.get(&slot).is_some_and(is_same)
+                && let Some(path) = looked_after.remove(&slot)
+            {
+                let name = path_name(&self.config.peers[position].name, &identity);
+                self.paths.insert(path.slot(), ManagedPath { name, uplink, ..path });
+                continue;
+            }
+            let is_new = !had.contains(&(u32::from(id), identity));
+            if is_new {
+                self.clear_path(number, id)?;
+            }
+            let local = address_from(self.maps.path(number, id)?.local);
             let preferred_local = Some(local).filter(|local| identity.is_learned && !is_new && !local.is_unspecified());
-            self.add_path(position, id as u8, uplink, identity, preferred_local, is_new)?;
+            self.add_path(position, id, uplink, identity, preferred_local)?;
         }
         self.write_peer(position)
     }
 
-    /// Takes a path under management; a new one starts down and without history.
+    /// Takes a path under management: as an earlier daemon left it in the maps, or cleared.
     pub(super) fn add_path(
         &mut self,
         position: usize,
@@ -145,18 +193,51 @@ impl Daemon {
         uplink: usize,
         identity: PathIdentity,
         preferred_local: Option<IpAddr>,
-        is_new: bool,
     ) -> Result<()> {
-        let number = self.peers[position].number;
-        if is_new {
-            self.clear_path(number, id)?;
-        }
-        self.maps.set_automatic(number, id, self.automatic[uplink])?;
-        let name = path_name(&self.config.peers[position].name, &identity);
-        let written = self.maps.path(number, id)?;
+        let now = clock::since_boot()?;
+        let ManagedPeer { number: peer, session, .. } = self.peers[position];
+        let slot = path_slot(peer, id);
+        let written = self.maps.path(peer, id)?;
+        let is_ipv4 = identity.remote.is_ipv4();
+        let mut path = ManagedPath {
+            peer,
+            id,
+            name: path_name(&self.config.peers[position].name, &identity),
+            identity,
+            uplink,
+            preferred_local,
+            link: None,
+            resolved: PathEntry::zeroed(),
+            measured_by: (written.ifindex, written.local),
+            written,
+            automatic: self.maps.automatic(slot)?,
+            weight: 0,
+            operator: self.maps.operator(slot)?,
+            // What leads nowhere may lead elsewhere next.
+            monitor: if written.ifindex == 0 {
+                Monitor::new(now, slot)
+            } else {
+                Monitor::resume(now, slot, &self.maps.quality(slot)?)
+            },
+            mtu: if written.inner_mtu == 0 {
+                PathMtu::new(written.largest, is_ipv4)
+            } else {
+                PathMtu::resume(written.largest, is_ipv4, written.inner_mtu)
+            },
+            rate: RateController::new(),
+            delay_epoch: 0,
+            lengths: Lengths::default(),
+            arrived: 0,
+            heard_at: now,
+            write_quality_at: now,
+            doubt: None,
+        };
+        path.weight = path.automatic.weight;
+        path.monitor.set_session(now, session != 0);
+        let (role, reason) = role(&self.config.uplinks[uplink], &path.operator, &self.used_bytes);
+        path.monitor.set_role(role, reason);
         self.has_changed_paths = true;
-        let path = ManagedPath { peer: number, id, name, identity, uplink, preferred_local, written };
-        self.paths.insert(path_slot(number, id), path);
+        self.paths.insert(slot, path);
         Ok(())
     }
 
@@ -164,6 +245,7 @@ impl Daemon {
     pub(super) fn clear_path(&mut self, peer: u32, id: u8) -> Result<()> {
         self.maps.set_path(peer, id, PathEntry::zeroed())?;
         self.maps.set_operator(peer, id, PathSettings::zeroed())?;
+        self.maps.set_automatic(peer, id, PathSettings::zeroed())?;
         self.maps.reset_stats(peer, id)?;
         for peers_id in 0..MAX_PATHS as u8 {
             if self.maps.arrival_path(peer, peers_id)? == Some(id) {
@@ -231,7 +313,7 @@ fn credentials(own: &PublicKey, peer: &Peer) -> u32 {
     u32::from_le_bytes([a, b, c, d])
 }
 
-/// The name of a path: PEER/UPLINK, with a number from the second endpoint on.
+/// The name of a path.
 fn path_name(peer: &str, identity: &PathIdentity) -> String {
-    crate::observe::path_name(peer, &name_text(identity.uplink), identity.endpoint)
+    crate::config::path_name(peer, &name_text(identity.uplink), identity.endpoint, identity.flow)
 }

@@ -1,22 +1,20 @@
 //! Sessions: what the handshakes decide is written into the maps, and what the maps say goes to the handshakes.
 
-use std::{collections::BTreeMap, fmt::Write as _, time::Duration};
+use std::{fmt::Write as _, time::Duration};
 
 use anyhow::{Context, Result};
 use bytemuck::Zeroable;
 use multipath_common::{
-    control::{ControlMark, Message},
-    maps::{ControlEvent, FAMILY_IPV4, PATH_UP, Session, path_slot},
+    control::Message,
+    maps::{ControlEvent, Session},
 };
-use nix::libc;
 use tracing::{debug, info, warn};
 use zeroize::Zeroizing;
 
-use super::{Daemon, End, ManagedPath, TRY_AGAIN_AFTER};
+use super::{DOUBT, Daemon, End, TRY_AGAIN_AFTER, health::has_way};
 use crate::{
     clock,
     config::{Cipher, Peer},
-    control::keepalive::{CONFIGURED, DOUBT, LEARNED},
     protocol::{Action, Adopted, Identity, NewSession, Random, Trouble},
     underlay::DatagramRoute,
 };
@@ -26,13 +24,8 @@ use crate::{
 const LOOK_AT_UNCONFIRMED: Duration = Duration::from_millis(100);
 /// How often the counters of sessions are looked at. A session takes years to use them up.
 const LOOK_AT_COUNTERS: Duration = Duration::from_mins(1);
-/// Paths that one turn has speak, so that many of them leave time for everything else.
-const KEEPALIVES_PER_TURN: usize = 64;
-
-/// `EtherType` of a control message for a path over IPv4.
-const ETHERTYPE_IPV4: u16 = libc::ETH_P_IP.cast_unsigned() as u16;
-/// The same over IPv6.
-const ETHERTYPE_IPV6: u16 = libc::ETH_P_IPV6.cast_unsigned() as u16;
+/// How often it is looked at what changes slowly.
+const LOOK_AROUND: Duration = Duration::from_secs(1);
 
 /// The kernel's random numbers.
 pub(super) struct KernelRandom;
@@ -49,9 +42,7 @@ impl Daemon {
         // Once here, where it may fail: it does not later.
         getrandom::fill(&mut [0]).context("the kernel gives no random numbers")?;
         let now = clock::since_boot()?;
-        let identities: Vec<Identity> =
-            self.config.peers.iter().zip(&self.peers).map(|(peer, managed)| identity(peer, managed.number)).collect();
-        self.handshakes.set_peers(now, &identities);
+        self.tell_handshakes(now);
         for peer in &self.peers {
             for session in self.maps.sessions_of(peer.number)? {
                 let adopted = Adopted {
@@ -76,7 +67,23 @@ impl Daemon {
                 self.write_peer(position)?;
             }
         }
+        self.tell_monitors(now);
         Ok(())
+    }
+
+    /// Tells the handshakes of the peers.
+    pub(super) fn tell_handshakes(&mut self, now: Duration) {
+        let identities: Vec<Identity> =
+            self.config.peers.iter().zip(&self.peers).map(|(peer, managed)| identity(peer, managed.number)).collect();
+        self.handshakes.set_peers(now, &identities);
+    }
+
+    /// Tells the paths' monitors whether there are sessions to seal probes with.
+    pub(super) fn tell_monitors(&mut self, now: Duration) {
+        for path in self.paths.values_mut() {
+            let peer = self.positions.get(&path.peer).map(|position| &self.peers[*position]);
+            path.monitor.set_session(now, peer.is_some_and(|peer| peer.session != 0));
+        }
     }
 
     /// Says how badly peers are protected, once.
@@ -162,6 +169,9 @@ impl Daemon {
         }
         self.peers[position].session = index;
         self.peers[position].heard_at = now;
+        for path in self.paths_of_mut(peer) {
+            path.monitor.set_session(now, index != 0);
+        }
         self.write_peer(position)
     }
 
@@ -190,7 +200,7 @@ impl Daemon {
         for event in events {
             let bytes = event.bytes.get(..event.len as usize).unwrap_or(&event.bytes);
             match Message::from_bytes(bytes) {
-                Ok(Message::Keepalive) => {}
+                Ok(Message::Keepalive | Message::Probe(_) | Message::Reply(_)) => {}
                 // A later version's: that it came says as much as a keepalive.
                 Err(error) => debug!("from peer {}: {error}", event.peer),
             }
@@ -205,22 +215,29 @@ impl Daemon {
 
     /// When [`Self::keep_time`] must be called at the latest.
     pub(super) fn deadline(&self) -> Option<Duration> {
-        let upkeep = [self.keepalives.next_deadline(), self.look_at_unconfirmed, Some(self.look_at_counters)];
+        let upkeep = [
+            self.next_probe(),
+            self.carriers.deadline(),
+            self.look_at_unconfirmed,
+            Some(self.look_at_counters),
+            Some(self.look_around_at),
+        ];
         let upkeep = upkeep.into_iter().flatten().min().map(|deadline| deadline.max(self.upkeep_pauses_until));
         [self.handshakes.next_deadline(), upkeep].into_iter().flatten().min()
     }
 
     /// Does whatever is due.
-    pub(super) fn keep_time(&mut self) -> Result<Option<End>> {
+    pub(super) async fn keep_time(&mut self) -> Result<Option<End>> {
         let now = clock::since_boot()?;
         // First, for nothing that fails below must keep sessions from being made.
         if self.handshakes.next_deadline().is_some_and(|deadline| deadline <= now) {
             let actions = self.handshakes.poll(now, clock::unix_ns()?);
             self.carry_out(now, actions, None);
         }
-        if self.upkeep_pauses_until <= now
-            && let Err(error) = self.keep_up(now)
-        {
+        if now < self.upkeep_pauses_until {
+            return Ok(None);
+        }
+        if let Err(error) = self.keep_up(now).await {
             self.upkeep_pauses_until = now + TRY_AGAIN_AFTER;
             return Err(error);
         }
@@ -228,7 +245,15 @@ impl Daemon {
     }
 
     /// Looks at sessions and paths, as far as they are due.
-    fn keep_up(&mut self, now: Duration) -> Result<()> {
+    async fn keep_up(&mut self, now: Duration) -> Result<()> {
+        self.follow_operator()?;
+        self.probe(now)?;
+        self.choose_paths(now)?;
+        self.write_qualities(now)?;
+        self.watch_carriers(now).await?;
+        if std::mem::take(&mut self.must_learn) {
+            self.learn_all().await?;
+        }
         if self.look_at_unconfirmed.is_some_and(|due| due <= now) {
             self.look_at_unconfirmed(now)?;
         }
@@ -236,7 +261,15 @@ impl Daemon {
             self.look_at_counters()?;
             self.look_at_counters = now + LOOK_AT_COUNTERS;
         }
-        self.keep_alive(now)
+        if self.look_around_at <= now {
+            self.look_around_at = now + LOOK_AROUND;
+            self.count_quotas()?;
+            self.keep_usage(now);
+            self.weigh()?;
+            self.abandon_silent(now)?;
+            self.doubt_silent(now);
+        }
+        self.adapt_mtu().await
     }
 
     fn look_at_unconfirmed(&mut self, now: Duration) -> Result<()> {
@@ -261,64 +294,43 @@ impl Daemon {
         Ok(())
     }
 
-    /// Has those paths speak that have been silent for too long, and doubts peers that have.
-    fn keep_alive(&mut self, now: Duration) -> Result<()> {
-        for _ in 0..KEEPALIVES_PER_TURN {
-            let Some(slot) = self.keepalives.due(now) else { break };
-            let stats = self.maps.path_stats(slot)?;
-            let must_speak = self.keepalives.must_speak(now, slot, Duration::from_nanos(stats.egress.last_seen_ns));
-            let Some(path) = self.paths.get(&slot) else { continue };
-            let peer = path.peer;
-            let Some(position) = self.position(peer).filter(|position| self.peers[*position].session != 0) else {
-                continue;
-            };
-            if must_speak {
-                self.say(path, 0);
-            }
-            let managed = &mut self.peers[position];
-            managed.heard_at = managed.heard_at.max(Duration::from_nanos(stats.ingress.last_seen_ns));
-            if now.saturating_sub(managed.heard_at) >= DOUBT {
+    /// Doubts that peers still know the session that have been silent although something leads to them.
+    fn doubt_silent(&mut self, now: Duration) {
+        for position in 0..self.peers.len() {
+            let number = self.peers[position].number;
+            let is_reachable = self.paths_of(number).any(|path| has_way(&path.written));
+            let peer = &mut self.peers[position];
+            if peer.session != 0 && is_reachable && now.saturating_sub(peer.heard_at) >= DOUBT {
                 // Once more only after as long a silence.
-                managed.heard_at = now;
+                peer.heard_at = now;
                 debug!("peer {}: silent for {DOUBT:?}", self.config.peers[position].name);
-                self.handshakes.doubt(peer);
+                self.handshakes.doubt(number);
             }
         }
-        Ok(())
     }
 
-    /// Says something over every path of a peer that is up, sealed with a session.
+    /// Says by every path of a peer that leads anywhere that a session works, sealed with it.
     fn say_everywhere(&self, peer: u32, session: u32) {
-        for path in self.paths_of(peer).filter(|path| path.written.state == PATH_UP) {
-            self.say(path, session);
+        for path in self.paths_of(peer).filter(|path| has_way(&path.written)) {
+            let (message, len) = Message::Keepalive.to_bytes();
+            let frame = [&path.mark(session)[..], &message[..len]].concat();
+            if let Err(error) = self.frames.send(&frame) {
+                debug!("path {}: no keepalive was sent: {error}", path.name);
+            }
         }
     }
 
-    /// Sends a keepalive, sealed with a session or, if that is 0, with the peer's current one.
-    fn say(&self, path: &ManagedPath, session: u32) {
-        let ethertype = if path.written.family == FAMILY_IPV4 { ETHERTYPE_IPV4 } else { ETHERTYPE_IPV6 };
-        let mark = ControlMark { path: path.id, peer: path.peer, session };
-        let frame = [&mark.to_ethernet(ethertype)[..], &Message::Keepalive.to_bytes()].concat();
-        if let Err(error) = self.frames.send(&frame) {
-            debug!("path {}: no keepalive was sent: {error}", path.name);
-        }
-    }
-
-    /// Tells keepalives and handshakes which paths are up now, if that has changed.
+    /// Chooses paths anew where something has changed, and tells the handshakes who can be reached, if that has.
     pub(super) fn settle(&mut self) -> Result<()> {
+        let now = clock::since_boot()?;
+        self.choose_paths(now)?;
         if !std::mem::take(&mut self.has_changed_paths) {
             return Ok(());
         }
-        let now = clock::since_boot()?;
-        let up = || self.paths.values().filter(|path| path.written.state == PATH_UP);
-        let limit = |path: &ManagedPath| if path.identity.is_learned { LEARNED } else { CONFIGURED };
-        self.keepalives.watch(now, up().map(|path| (path_slot(path.peer, path.id), limit(path))));
-        let mut reachable: BTreeMap<u32, bool> = self.peers.iter().map(|peer| (peer.number, false)).collect();
-        for path in up() {
-            reachable.insert(path.peer, true);
-        }
-        for (peer, is_reachable) in reachable {
-            self.handshakes.set_reachable(peer, is_reachable);
+        for position in 0..self.peers.len() {
+            let number = self.peers[position].number;
+            let is_reachable = self.paths_of(number).any(|path| has_way(&path.written));
+            self.handshakes.set_reachable(number, is_reachable);
         }
         Ok(())
     }

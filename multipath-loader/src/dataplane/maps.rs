@@ -13,17 +13,22 @@ use aya::maps::{
 };
 use bytemuck::{AnyBitPattern, Zeroable};
 use ipnet::{IpNet, Ipv4Net};
+use multipath_common::quality::{Arrivals, PathClock, PathLogEntry, PathQuality};
 use multipath_common::{
     drops::DropReason,
     maps::{
         Address, ControlEvent, DropKey, DropStats, GENERATION_AUTOMATIC, GENERATION_OPERATOR, MAX_LOCAL_ADDRESSES,
-        MAX_PATHS, NAME_LEN, NO_PEER, Origin, OriginKey, PATH_UNUSED, Path as PathEntry, PathSettings, PathStats, Peer,
-        SESSIONS_PER_PEER, Session, SessionKeys, Traffic, Tunnel, address_bytes, first_session_slot, path_slot,
-        session_slot,
+        MAX_PATHS, NAME_LEN, NO_PEER, Origin, OriginKey, PATH_DOWN, PATH_UNUSED, Path as PathEntry, PathSettings,
+        PathStats, Peer, SESSIONS_PER_PEER, Session, SessionKeys, Traffic, Tunnel, address_bytes, first_session_slot,
+        path_slot, session_slot,
     },
 };
 use tokio::io::unix::AsyncFd;
 use zeroize::Zeroize as _;
+
+use crate::clock;
+
+pub use self::quality::ProbeEvents;
 
 /// Flag of the system call: copy under the value's lock (`BPF_F_LOCK`, linux/bpf.h).
 const UNDER_LOCK: u64 = 4;
@@ -107,6 +112,10 @@ pub struct Maps {
     path_stats: PerCpuArray<MapData, PathStats>,
     drops: PerCpuHashMap<MapData, DropKey, DropStats>,
     origins: HashMap<MapData, OriginKey, Origin>,
+    arrivals: Array<MapData, Arrivals>,
+    path_clocks: Array<MapData, PathClock>,
+    path_quality: Array<MapData, PathQuality>,
+    path_log: Array<MapData, PathLogEntry>,
 }
 
 fn open(directory: &Path, name: &str) -> Result<MapData> {
@@ -121,6 +130,8 @@ macro_rules! typed {
             .with_context(|| format!("the map {} is of another layout", $directory.join($name).display()))?
     };
 }
+
+mod quality;
 
 impl Maps {
     /// Opens the maps that are pinned in a directory.
@@ -142,6 +153,10 @@ impl Maps {
             path_stats: typed!(directory, "path_stats", PerCpuArray),
             drops: typed!(directory, "drops", PerCpuLruHashMap),
             origins: typed!(directory, "origins", HashMap),
+            arrivals: typed!(directory, "arrivals", Array),
+            path_clocks: typed!(directory, "path_clocks", Array),
+            path_quality: typed!(directory, "path_quality", Array),
+            path_log: typed!(directory, "path_log", Array),
         })
     }
 
@@ -150,7 +165,7 @@ impl Maps {
         &self.directory
     }
 
-    /// How many peers and prefixes fit.
+    /// How many peers fit.
     pub fn peer_capacity(&self) -> u32 {
         self.peers.len()
     }
@@ -182,7 +197,9 @@ impl Maps {
 
     fn advance(&mut self, writer: u32) -> Result<()> {
         let generation = self.generation.get(&writer, 0).context("can't read the map generation")?;
-        self.generation.set(writer, generation + 1, 0).context("can't write the map generation")
+        // Two command lines at once must not write the same number: nobody would notice the second one.
+        let next = (generation + 1).max(clock::since_boot()?.as_nanos() as u64);
+        self.generation.set(writer, next, 0).context("can't write the map generation")
     }
 
     /// Makes the prefixes of the peers exactly these. Prefixes that stay are never missing in between.
@@ -319,12 +336,15 @@ impl Maps {
 
     /// Writes a path's entry: first out of use, then in full, so that no program uses half of it.
     pub fn set_path(&mut self, peer: u32, id: u8, path: PathEntry) -> Result<()> {
-        let slot = path_slot(peer, id);
-        let mut write = |path| self.paths.set(slot, path, 0).context("can't write the map paths");
-        if path.state == multipath_common::maps::PATH_UP {
-            write(PathEntry { state: multipath_common::maps::PATH_DOWN, ..path })?;
+        if !matches!(path.state, PATH_UNUSED | PATH_DOWN) {
+            self.amend_path(peer, id, PathEntry { state: PATH_DOWN, ..path })?;
         }
-        write(path)
+        self.amend_path(peer, id, path)
+    }
+
+    /// Writes a path's entry that differs from what stands there by its state or its MTU alone, or is out of use.
+    pub fn amend_path(&mut self, peer: u32, id: u8, path: PathEntry) -> Result<()> {
+        self.paths.set(path_slot(peer, id), path, 0).context("can't write the map paths")
     }
 
     /// Writes the daemon's settings of a path.
@@ -358,8 +378,10 @@ impl Maps {
         Ok(records)
     }
 
-    /// Sets the counters of a path to zero, while no program uses it: its id is given to another path.
+    /// Sets the counters of a path to zero and forgets what was measured, while no program uses it: its id is given to
+    /// another path.
     pub fn reset_stats(&mut self, peer: u32, id: u8) -> Result<()> {
+        self.reset_measurements(path_slot(peer, id))?;
         let cpus = aya::util::nr_cpus().map_err(|(file, error)| anyhow::anyhow!("can't read {file}: {error}"))?;
         let values = PerCpuValues::try_from(vec![PathStats::zeroed(); cpus]).context("can't make per-CPU values")?;
         self.path_stats.set(path_slot(peer, id), values, 0).context("can't write the map path_stats")
@@ -370,6 +392,8 @@ impl Maps {
         let values = self.path_stats.get(&slot, 0).context("can't read the map path_stats")?;
         Ok(PathStats {
             egress: sum(values.iter().map(|stats| stats.egress)),
+            doubled: values.iter().map(|stats| stats.doubled).sum(),
+            doubled_bytes: values.iter().map(|stats| stats.doubled_bytes).sum(),
             ingress: sum(values.iter().map(|stats| stats.ingress)),
         })
     }
@@ -413,6 +437,11 @@ impl Maps {
     /// All of them.
     pub fn origins(&self) -> Result<Vec<OriginKey>> {
         self.origins.keys().collect::<Result<_, _>>().context("can't read the map origins")
+    }
+
+    /// Forgets where the packets of a peer's path came from.
+    pub fn forget_origin(&mut self, key: OriginKey) -> Result<()> {
+        self.origins.remove(&key).context("can't write the map origins")
     }
 
     /// Forgets where the packets of a peer came from.

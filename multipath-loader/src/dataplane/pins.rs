@@ -22,10 +22,10 @@ use nix::{
     fcntl::{Flock, FlockArg, OFlag, open},
     mount::{MsFlags, mount},
     sys::{
-        stat::Mode,
+        stat::{Mode, major, minor},
         statfs::{BPF_FS_MAGIC, statfs},
     },
-    unistd::geteuid,
+    unistd::{Pid, geteuid},
 };
 
 use super::clsact;
@@ -169,9 +169,36 @@ impl Pins {
         matches!(self.try_lock(FlockArg::LockSharedNonblock), Ok(None))
     }
 
+    /// The process that holds the lock; `None` when no daemon does.
+    ///
+    /// # Errors
+    /// The kernel does not say, or the daemon is out of sight: in a container, say.
+    pub fn daemon(&self) -> Result<Option<Pid>> {
+        if !self.has_daemon() {
+            return Ok(None);
+        }
+        let metadata = fs::metadata(&self.directory).with_context(|| unreadable(&self.directory))?;
+        let locks = fs::read_to_string("/proc/locks").context("can't read /proc/locks")?;
+        let device = (major(metadata.dev()), minor(metadata.dev()));
+        let holder = locks.lines().find_map(|line| exclusive_holder(line, device, metadata.ino()));
+        let holder = holder.with_context(|| format!("can't see which process holds {}", self.directory.display()))?;
+        Ok(Some(holder))
+    }
+
     fn tunnel(&self) -> String {
         self.directory.file_name().unwrap_or_default().to_string_lossy().into_owned()
     }
+}
+
+/// The process that a line of `/proc/locks` (fs/locks.c, `lock_get_status`) says to hold a file exclusively:
+/// `1: FLOCK  ADVISORY  WRITE 1234 00:1d:5678 0 EOF`.
+fn exclusive_holder(line: &str, device: (u64, u64), inode: u64) -> Option<Pid> {
+    let mut words = line.split_ascii_whitespace().skip(1);
+    let is_exclusive = words.next()? == "FLOCK" && words.nth(1)? == "WRITE";
+    let holder = words.next()?.parse().ok()?;
+    let is_file = words.next()? == format!("{:02x}:{:02x}:{inode}", device.0, device.1);
+    // 0: it is in another PID namespace.
+    (is_exclusive && is_file && holder > 0).then(|| Pid::from_raw(holder))
 }
 
 /// Names of the tunnels that have pins, sorted.
@@ -242,4 +269,27 @@ fn mount_bpffs(bpffs: &Path) -> Result<()> {
     // By default it is writable for all (kernel/bpf/inode.c, `bpf_fill_super`), who could then lock or own our directories.
     mount(Some("bpf"), bpffs, Some("bpf"), MsFlags::empty(), Some("mode=0700"))
         .with_context(|| format!("can't mount bpffs at {}: run as root, or mount it yourself", bpffs.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn holders_of_locks() {
+        let holder = |line| exclusive_holder(line, (0, 0x1d), 5678).map(Pid::as_raw);
+        assert_eq!(holder("1: FLOCK  ADVISORY  WRITE 1234 00:1d:5678 0 EOF"), Some(1234));
+        for line in [
+            "1: FLOCK  ADVISORY  READ  1234 00:1d:5678 0 EOF",
+            "1: POSIX  ADVISORY  WRITE 1234 00:1d:5678 0 EOF",
+            "1: FLOCK  ADVISORY  WRITE 1234 00:1e:5678 0 EOF",
+            "1: FLOCK  ADVISORY  WRITE 1234 00:1d:56789 0 EOF",
+            "1: FLOCK  ADVISORY  WRITE 0 00:1d:5678 0 EOF",
+            "1: -> FLOCK  ADVISORY  WRITE 1234 00:1d:5678 0 EOF",
+            "1: FLOCK",
+            "",
+        ] {
+            assert_eq!(holder(line), None, "{line}");
+        }
+    }
 }

@@ -1,10 +1,19 @@
-//! What a tunnel does now, read from its pinned maps; the daemon need not run.
+//! What a tunnel does now and what its paths did, read from its pinned maps; the daemon need not run.
 
+mod log;
+mod path;
 mod status;
 
-pub use self::status::{DropStatus, PathStatus, PeerStatus, SessionStatus, TrafficStatus, TunnelStatus, collect};
+use nix::net::if_::if_indextoname;
 
-/// The name of a path: PEER/UPLINK, and from the peer's second endpoint on that uplink on PEER/UPLINK/NUMBER.
-pub fn path_name(peer: &str, uplink: &str, endpoint: u32) -> String {
-    if endpoint == 0 { format!("{peer}/{uplink}") } else { format!("{peer}/{uplink}/{}", endpoint + 1) }
+pub use self::{
+    log::{PathChange, path_changes},
+    path::{ArrivalsStatus, DirectionStatus, PacingStatus, PathStatus, QualityStatus, TrafficStatus},
+    status::{DropStatus, PeerStatus, SessionStatus, TunnelStatus, collect},
+};
+
+/// The name of an interface, or its index when it is gone.
+fn interface_name(ifindex: u32) -> String {
+    let name = if_indextoname(ifindex).unwrap_or_default().to_string_lossy().into_owned();
+    if name.is_empty() { format!("#{ifindex}") } else { name }
 }

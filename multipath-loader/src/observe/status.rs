@@ -1,17 +1,19 @@
 //! The status of a tunnel as data: printed as tables by the commands, and as JSON.
 
-use std::{net::SocketAddr, time::Duration};
+use std::time::Duration;
 
 use anyhow::Result;
-use multipath_common::maps::{PATH_UP, Peer, TROUBLE_CIPHER, TROUBLE_NONE, TROUBLE_WEAK_KEY, Traffic, address_from};
-use nix::net::if_::if_indextoname;
+use multipath_common::maps::{Peer, TROUBLE_CIPHER, TROUBLE_NONE, TROUBLE_WEAK_KEY};
 use serde::Serialize;
 
-use super::path_name;
+use super::{
+    interface_name,
+    path::{PathStatus, paths_of},
+};
 use crate::{
     clock,
     config::{Cipher, PublicKey},
-    dataplane::{Maps, PathRecord, Pins, name_text},
+    dataplane::{Maps, Pins, name_text},
 };
 
 /// A tunnel.
@@ -27,6 +29,8 @@ pub struct TunnelStatus {
     pub mtu: u32,
     /// Where its maps are pinned.
     pub maps: String,
+    /// Seconds since a probe was last answered: the age of what was measured. Absent when none was.
+    pub measured_seconds: Option<f64>,
     /// Its peers.
     pub peers: Vec<PeerStatus>,
     /// What was dropped, most packets first.
@@ -69,54 +73,6 @@ pub struct SessionStatus {
     pub packets: u64,
 }
 
-/// A path.
-#[derive(Debug, Clone, Serialize)]
-pub struct PathStatus {
-    /// PEER/UPLINK.
-    pub name: String,
-    /// Name of the uplink.
-    pub uplink: String,
-    /// Name of the uplink's interface now; absent while the path is down.
-    pub interface: Option<String>,
-    /// Path id on the wire.
-    pub id: u8,
-    /// Key of the path in the maps.
-    pub key: u32,
-    /// `up` or `down`.
-    pub state: &'static str,
-    /// The weight in force.
-    pub weight: u32,
-    /// The operator's weight; absent while it is automatic.
-    pub operator_weight: Option<u32>,
-    /// This path's part of the weights of the peer's usable paths, from 0 to 1.
-    pub share: f64,
-    /// The rate in force, kbit/s; absent when it is not known.
-    pub rate_kbps: Option<u32>,
-    /// Source address and port; absent while the path is down.
-    pub local: Option<SocketAddr>,
-    /// The peer's endpoint.
-    pub remote: SocketAddr,
-    /// Whether the endpoint was learned from the peer's packets.
-    pub learned: bool,
-    /// Largest inner packet that travels whole, bytes; absent while the path is down.
-    pub inner_mtu: Option<u32>,
-    /// From the inner network to the uplink.
-    pub egress: TrafficStatus,
-    /// From the uplink to the inner network.
-    pub ingress: TrafficStatus,
-}
-
-/// One direction of a path.
-#[derive(Debug, Clone, Serialize)]
-pub struct TrafficStatus {
-    /// Packets.
-    pub packets: u64,
-    /// Bytes of outer IP packets.
-    pub bytes: u64,
-    /// Seconds since the last packet; absent when there was none.
-    pub last_seen_seconds: Option<f64>,
-}
-
 /// Packets dropped for one reason.
 #[derive(Debug, Clone, Serialize)]
 pub struct DropStatus {
@@ -141,10 +97,7 @@ pub fn collect(pins: &Pins) -> Result<TunnelStatus> {
     let mut names = Vec::new();
     for record in maps.peers()? {
         let peer = name_text(record.peer.name);
-        let paths = maps.paths_of(record.number)?;
-        let total: u64 =
-            paths.iter().filter(|path| path.path.state == PATH_UP).map(|path| u64::from(path.weight())).sum();
-        let paths: Vec<PathStatus> = paths.iter().map(|path| path_status(&peer, path, total, now_ns)).collect();
+        let paths = paths_of(&maps, &peer, record.number, now_ns)?;
         names.extend(paths.iter().map(|path| ((record.number, path.id), path.name.clone())));
         peers.push(PeerStatus {
             name: peer,
@@ -172,12 +125,14 @@ pub fn collect(pins: &Pins) -> Result<TunnelStatus> {
             bytes: count.bytes,
         })
         .collect();
+    let answered = peers.iter().flat_map(|peer| &peer.paths).filter_map(|path| path.quality.answered_seconds);
     Ok(TunnelStatus {
         name: name_text(tunnel.name),
         daemon: pins.has_daemon(),
         listen_port: tunnel.listen_port,
         mtu: tunnel.mtu,
         maps: maps.directory().display().to_string(),
+        measured_seconds: answered.min_by(f64::total_cmp),
         peers,
         drops,
     })
@@ -196,42 +151,4 @@ fn session_status(maps: &Maps, peer: &Peer, now_ns: u64) -> Result<Option<Sessio
         expires_seconds: seconds(now_ns, session.expires_ns),
         packets: session.next_counter,
     }))
-}
-
-#[expect(clippy::cast_precision_loss, reason = "16 weights of 32 bits stay far below 2^52")]
-fn path_status(peer: &str, record: &PathRecord, total_weight: u64, now_ns: u64) -> PathStatus {
-    let path = &record.path;
-    let up = path.state == PATH_UP;
-    let uplink = name_text(path.uplink);
-    let share = if up && total_weight != 0 { f64::from(record.weight()) / total_weight as f64 } else { 0.0 };
-    PathStatus {
-        name: path_name(peer, &uplink, path.endpoint),
-        uplink,
-        interface: up.then(|| interface_name(path.ifindex)),
-        id: record.id,
-        key: record.slot(),
-        state: if up { "up" } else { "down" },
-        weight: record.weight(),
-        operator_weight: Some(record.operator.weight).filter(|weight| *weight != 0),
-        share,
-        rate_kbps: Some(record.rate_kbps()).filter(|rate| *rate != 0),
-        local: up.then(|| SocketAddr::new(address_from(path.local), path.local_port)),
-        remote: SocketAddr::new(address_from(path.remote), path.remote_port),
-        learned: path.learned != 0,
-        inner_mtu: up.then_some(path.inner_mtu),
-        egress: traffic_status(&record.stats.egress, now_ns),
-        ingress: traffic_status(&record.stats.ingress, now_ns),
-    }
-}
-
-fn traffic_status(traffic: &Traffic, now_ns: u64) -> TrafficStatus {
-    let ago = (traffic.last_seen_ns != 0)
-        .then(|| Duration::from_nanos(now_ns.saturating_sub(traffic.last_seen_ns)).as_secs_f64());
-    TrafficStatus { packets: traffic.packets, bytes: traffic.bytes, last_seen_seconds: ago }
-}
-
-/// The name of an interface, or its index when it is gone.
-fn interface_name(ifindex: u32) -> String {
-    let name = if_indextoname(ifindex).unwrap_or_default().to_string_lossy().into_owned();
-    if name.is_empty() { format!("#{ifindex}") } else { name }
 }

@@ -1,11 +1,11 @@
-//! The tunnel's UDP port: datagrams that leave by the uplink they are meant for, and say which one they came by.
+//! The tunnel's UDP ports: datagrams that leave by the uplink they are meant for, and say which one they came by.
 //!
-//! Each uplink has sockets of its own, bound to its interface. A socket for all of them would do for IPv4, but IPv6 takes
+//! Each uplink has sockets of its own for each port, bound to its interface. A socket for all of them would do for IPv4, but IPv6 takes
 //! the interface in `IPV6_PKTINFO` as a wish, and sends through the tunnel what a longer prefix leads there
 //! (`ip6_route_output_flags`, net/ipv6/route.c: strict only for a socket that is bound).
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     ffi::OsString,
     future::poll_fn,
     io::{self, IoSlice, IoSliceMut},
@@ -35,6 +35,15 @@ const BATCH: usize = 64;
 /// Bytes of the longest datagram that is read; a longer one is none of ours.
 const LONGEST: usize = 512;
 
+/// "Destination Unreachable" (RFC 792, RFC 4443 section 3.1).
+const UNREACHABLE_V4: u8 = 3;
+const UNREACHABLE_V6: u8 = 1;
+/// Its codes that say nothing against the way: the endpoint itself answers that nobody listens, or only the size is
+/// wrong.
+const PORT_UNREACHABLE_V4: u8 = 3;
+const FRAGMENTATION_NEEDED: u8 = 4;
+const PORT_UNREACHABLE_V6: u8 = 4;
+
 /// Where a datagram goes, or where it came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Route {
@@ -42,6 +51,8 @@ pub struct Route {
     pub ifindex: u32,
     /// Our address.
     pub local: IpAddr,
+    /// Our port.
+    pub local_port: u16,
     /// The other gateway's address and port.
     pub remote: SocketAddr,
 }
@@ -55,52 +66,76 @@ pub struct Datagram {
     pub bytes: Vec<u8>,
 }
 
-/// The sockets of one tunnel's port.
-pub struct Port {
-    number: u16,
-    /// Without an interface: they keep the port from others, on the interfaces that are no uplinks too.
-    #[expect(dead_code, reason = "held so that nobody else gets the port")]
-    guards: Vec<OwnedFd>,
-    uplinks: BTreeMap<u32, Vec<Socket>>,
+/// The sockets of one tunnel's ports.
+pub struct Ports {
+    /// By port. Without an interface: they keep the port from others, on the interfaces that are no uplinks too.
+    guards: BTreeMap<u16, Vec<OwnedFd>>,
+    uplinks: BTreeMap<u32, Uplink>,
     /// Which of the uplinks' sockets is read first next time.
     first: usize,
 }
 
+struct Uplink {
+    interface: String,
+    sockets: Vec<Socket>,
+}
+
 struct Socket {
     udp: UdpSocket,
+    port: u16,
     is_ipv4: bool,
 }
 
-impl Port {
-    /// Takes a port, on all addresses of both families.
+impl Ports {
+    /// Takes ports, on all addresses of both families.
     ///
     /// # Errors
-    /// Somebody has it, or the kernel refuses.
-    pub fn take(number: u16) -> io::Result<Self> {
-        let mut guards = Vec::new();
-        for is_ipv4 in [true, false] {
-            guards.extend(guard(number, is_ipv4)?);
+    /// Somebody has one of them, or the kernel refuses.
+    pub fn take(ports: impl IntoIterator<Item = u16>) -> io::Result<Self> {
+        let mut taken = Self { guards: BTreeMap::new(), uplinks: BTreeMap::new(), first: 0 };
+        taken.set(ports)?;
+        Ok(taken)
+    }
+
+    /// Makes the ports exactly these, also on the uplinks that are there. What fails leaves the ports that were there
+    /// before, and some of the new ones.
+    ///
+    /// # Errors
+    /// Somebody has one of them, or the kernel refuses.
+    pub fn set(&mut self, ports: impl IntoIterator<Item = u16>) -> io::Result<()> {
+        let wanted: BTreeSet<u16> = ports.into_iter().collect();
+        for port in &wanted {
+            if !self.guards.contains_key(port) {
+                self.guards.insert(*port, guards(*port)?);
+                for uplink in self.uplinks.values_mut() {
+                    uplink.sockets.extend(uplink_sockets(*port, &uplink.interface)?);
+                }
+            }
         }
-        Ok(Self { number, guards, uplinks: BTreeMap::new(), first: 0 })
+        self.guards.retain(|port, _| wanted.contains(port));
+        for uplink in self.uplinks.values_mut() {
+            uplink.sockets.retain(|socket| wanted.contains(&socket.port));
+        }
+        Ok(())
     }
 
     /// Sends and receives through an uplink from now on.
     ///
     /// # Errors
-    /// Somebody else has the port on that interface, or the interface is gone.
+    /// Somebody else has a port on that interface, or the interface is gone.
     pub fn add_uplink(&mut self, link: &Link) -> io::Result<()> {
         if self.uplinks.contains_key(&link.index) {
             return Ok(());
         }
         let mut sockets = Vec::new();
-        for is_ipv4 in [true, false] {
-            sockets.extend(uplink_socket(self.number, is_ipv4, &link.name)?);
+        for port in self.guards.keys() {
+            sockets.extend(uplink_sockets(*port, &link.name)?);
         }
-        self.uplinks.insert(link.index, sockets);
+        self.uplinks.insert(link.index, Uplink { interface: link.name.clone(), sockets });
         Ok(())
     }
 
-    /// Forgets an uplink whose interface is gone.
+    /// Forgets an uplink whose interface is gone, or that is none any more.
     pub fn remove_uplink(&mut self, ifindex: u32) {
         self.uplinks.remove(&ifindex);
     }
@@ -110,10 +145,15 @@ impl Port {
     /// # Errors
     /// There are no sockets at this uplink, or the kernel refuses: no route, no such address, a firewall, a full queue.
     pub fn send(&self, route: &Route, bytes: &[u8]) -> io::Result<()> {
-        let sockets = self.uplinks.get(&route.ifindex).map(Vec::as_slice).unwrap_or_default();
+        // The first attempt may fail by what a router has said of an earlier datagram (`IP_RECVERR`, ip(7)).
+        self.send_once(route, bytes).or_else(|_| self.send_once(route, bytes))
+    }
+
+    fn send_once(&self, route: &Route, bytes: &[u8]) -> io::Result<()> {
+        let sockets = self.uplinks.get(&route.ifindex).map(|uplink| uplink.sockets.as_slice()).unwrap_or_default();
         let socket = sockets
             .iter()
-            .find(|socket| socket.is_ipv4 == route.local.is_ipv4())
+            .find(|socket| socket.is_ipv4 == route.local.is_ipv4() && socket.port == route.local_port)
             .ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected))?;
         let data = [IoSlice::new(bytes)];
         let fd = socket.udp.as_raw_fd();
@@ -155,7 +195,7 @@ impl Port {
         let sockets: Vec<(u32, &Socket)> = self
             .uplinks
             .iter()
-            .flat_map(|(ifindex, sockets)| sockets.iter().map(|socket| (*ifindex, socket)))
+            .flat_map(|(ifindex, uplink)| uplink.sockets.iter().map(|socket| (*ifindex, socket)))
             .collect();
         let mut received = Vec::new();
         let mut attempts = 0;
@@ -174,15 +214,65 @@ impl Port {
         self.first = (self.first + 1) % sockets.len();
         Poll::Ready(received)
     }
+
+    /// What routers and hosts have said about packets that could not be delivered since this was last called, also about
+    /// those that the programs sent: interface index and where they were sent. Anybody can forge it.
+    pub fn undelivered(&self) -> BTreeSet<(u32, SocketAddr)> {
+        let mut undelivered = BTreeSet::new();
+        for (ifindex, uplink) in &self.uplinks {
+            for socket in &uplink.sockets {
+                // Whatever ends this is an empty queue, or no reason to look on.
+                let reports: Vec<_> = (0..BATCH).map_while(|_| socket.undelivered().ok()).collect();
+                if reports.len() == BATCH {
+                    socket.forget_undelivered();
+                }
+                undelivered.extend(reports.into_iter().flatten().map(|remote| (*ifindex, remote)));
+            }
+        }
+        undelivered
+    }
 }
 
 impl Socket {
+    /// Takes a message out of the error queue: where the packet was sent that it says could not be delivered.
+    fn undelivered(&self) -> nix::Result<Option<SocketAddr>> {
+        let mut control = nix::cmsg_space!(libc::sock_extended_err, libc::sockaddr_in6, libc::in6_pktinfo);
+        let flags = MsgFlags::MSG_ERRQUEUE | MsgFlags::MSG_DONTWAIT;
+        let mut parts = [IoSliceMut::new(&mut [])];
+        let message = recvmsg::<SockaddrStorage>(self.udp.as_raw_fd(), &mut parts, Some(&mut control), flags)?;
+        let is_undelivered = message.cmsgs()?.any(|control| match control {
+            ControlMessageOwned::Ipv4RecvErr(error, _) => {
+                error.ee_origin == libc::SO_EE_ORIGIN_ICMP && speaks_against_way(true, error.ee_type, error.ee_code)
+            }
+            ControlMessageOwned::Ipv6RecvErr(error, _) => {
+                error.ee_origin == libc::SO_EE_ORIGIN_ICMP6 && speaks_against_way(false, error.ee_type, error.ee_code)
+            }
+            _ => false,
+        });
+        Ok(message.address.and_then(socket_address).filter(|_| is_undelivered))
+    }
+
+    /// Empties the error queue: what waits in it takes the room of handshakes. (Switched off, `IP_RECVERR` and
+    /// `IPV6_RECVERR` throw away what is there: `do_ip_setsockopt`, `do_ipv6_setsockopt`.)
+    fn forget_undelivered(&self) {
+        let emptied = [false, true].iter().try_for_each(|is_on| {
+            if self.is_ipv4 {
+                setsockopt(&self.udp, sockopt::Ipv4RecvErr, is_on)
+            } else {
+                setsockopt(&self.udp, sockopt::Ipv6RecvErr, is_on)
+            }
+        });
+        if let Err(error) = emptied {
+            debug!("UDP: {error}");
+        }
+    }
+
     /// Adds what waits at the socket, until there were as many attempts as a batch has. What is none of ours costs an
     /// attempt too.
     fn poll_receive(&self, cx: &mut Context<'_>, ifindex: u32, received: &mut Vec<Datagram>, attempts: &mut usize) {
         while *attempts < BATCH && self.udp.poll_recv_ready(cx).is_ready() {
             *attempts += 1;
-            match self.udp.try_io(Interest::READABLE, || Ok(receive_one(self.udp.as_raw_fd(), ifindex)?)) {
+            match self.udp.try_io(Interest::READABLE, || Ok(receive_one(self.udp.as_raw_fd(), ifindex, self.port)?)) {
                 Ok(datagram) => received.extend(datagram),
                 // Nothing waits any more, and the next look at the readiness says so.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -193,8 +283,17 @@ impl Socket {
     }
 }
 
+/// Whether an ICMP message of this type and code says that there is no way to the endpoint.
+const fn speaks_against_way(is_ipv4: bool, kind: u8, code: u8) -> bool {
+    if is_ipv4 {
+        kind == UNREACHABLE_V4 && code != PORT_UNREACHABLE_V4 && code != FRAGMENTATION_NEEDED
+    } else {
+        kind == UNREACHABLE_V6 && code != PORT_UNREACHABLE_V6
+    }
+}
+
 /// Reads one datagram; `None` when it is none of ours: too long, or without the address that it was sent to.
-fn receive_one(fd: RawFd, ifindex: u32) -> nix::Result<Option<Datagram>> {
+fn receive_one(fd: RawFd, ifindex: u32, local_port: u16) -> nix::Result<Option<Datagram>> {
     let mut bytes = [0; LONGEST];
     let mut control = nix::cmsg_space!(libc::in6_pktinfo);
     let mut parts = [IoSliceMut::new(&mut bytes)];
@@ -208,13 +307,27 @@ fn receive_one(fd: RawFd, ifindex: u32) -> nix::Result<Option<Datagram>> {
     let is_whole = !message.flags.contains(MsgFlags::MSG_TRUNC);
     let len = message.bytes;
     let (Some(local), Some(remote), true) = (local, remote, is_whole) else { return Ok(None) };
-    Ok(Some(Datagram { route: Route { ifindex, local, remote }, bytes: bytes[..len].to_vec() }))
+    Ok(Some(Datagram { route: Route { ifindex, local, local_port, remote }, bytes: bytes[..len].to_vec() }))
 }
 
 fn socket_address(address: SockaddrStorage) -> Option<SocketAddr> {
     let v4 = || address.as_sockaddr_in().map(|address| SocketAddr::from((address.ip(), address.port())));
     let v6 = || address.as_sockaddr_in6().map(|address| SocketAddr::from((address.ip(), address.port())));
     v4().or_else(v6)
+}
+
+/// What keeps a port from others.
+fn guards(port: u16) -> io::Result<Vec<OwnedFd>> {
+    let guards: io::Result<Vec<Option<OwnedFd>>> =
+        [true, false].map(|is_ipv4| guard(port, is_ipv4)).into_iter().collect();
+    Ok(guards?.into_iter().flatten().collect())
+}
+
+/// The sockets of a port at an uplink, one for each family that the machine has.
+fn uplink_sockets(port: u16, interface: &str) -> io::Result<Vec<Socket>> {
+    let of_family = |is_ipv4| uplink_socket(port, is_ipv4, interface);
+    let sockets: io::Result<Vec<Option<Socket>>> = [true, false].map(of_family).into_iter().collect();
+    Ok(sockets?.into_iter().flatten().collect())
 }
 
 /// A socket that keeps the port, and reads nothing; `None` on a machine without the family.
@@ -237,11 +350,13 @@ fn uplink_socket(port: u16, is_ipv4: bool, interface: &str) -> io::Result<Option
         .or_else(|_| setsockopt(&fd, sockopt::RcvBuf, &RECEIVE_BUFFER))?;
     if is_ipv4 {
         setsockopt(&fd, sockopt::Ipv4PacketInfo, &true)?;
+        setsockopt(&fd, sockopt::Ipv4RecvErr, &true)?;
     } else {
         setsockopt(&fd, sockopt::Ipv6RecvPacketInfo, &true)?;
+        setsockopt(&fd, sockopt::Ipv6RecvErr, &true)?;
     }
     bind(fd.as_raw_fd(), &any(port, is_ipv4))?;
-    Ok(Some(Socket { udp: UdpSocket::from_std(fd.into())?, is_ipv4 }))
+    Ok(Some(Socket { udp: UdpSocket::from_std(fd.into())?, port, is_ipv4 }))
 }
 
 /// A UDP socket of one family alone; `None` on a machine without it.

@@ -9,8 +9,10 @@ use nix::{
 
 use super::UnderlayError;
 
-/// `ETHTOOL_GDRVINFO`, `ETHTOOL_GSTRINGS`, `ETHTOOL_GSSET_INFO`, `ETHTOOL_GFEATURES`, `ETHTOOL_SFEATURES`.
+/// `ETHTOOL_GDRVINFO`, `ETHTOOL_GLINK`, `ETHTOOL_GSTRINGS`, `ETHTOOL_GSSET_INFO`, `ETHTOOL_GFEATURES`,
+/// `ETHTOOL_SFEATURES`.
 const GET_DRIVER: u32 = 0x03;
+const GET_LINK: u32 = 0x0a;
 const GET_STRINGS: u32 = 0x1b;
 const GET_STRING_SETS: u32 = 0x37;
 const GET_FEATURES: u32 = 0x3a;
@@ -75,6 +77,17 @@ pub fn driver(interface: &str) -> Result<String, UnderlayError> {
     command[0] = GET_DRIVER;
     ioctl(interface, &mut command).map_err(|source| failed("read the driver", interface, source))?;
     Ok(text(&bytes(&command[1..=NAME_LENGTH / 4])))
+}
+
+/// Whether the interface is up and has a carrier at this moment, in the calling thread's namespace. Cheap, and ahead of the
+/// kernel's messages: these come up to a second late after an earlier one (`linkwatch_schedule_work` in
+/// `net/core/link_watch.c`).
+/// `None` if its driver does not say, or it is gone.
+pub fn has_carrier(interface: &str) -> Option<bool> {
+    // struct ethtool_value: the command, the answer.
+    let mut command = [GET_LINK, 0];
+    ioctl(interface, &mut command).ok()?;
+    Some(command[1] != 0)
 }
 
 /// All features of the interface, in the kernel's order, in the calling thread's namespace.
@@ -195,5 +208,6 @@ mod tests {
         assert!(features("lo").unwrap().iter().any(|feature| feature.name == "rx-gro"));
         assert!(features("no-such-device").is_err());
         assert!(driver("a-name-that-is-much-too-long").is_err());
+        assert_eq!((has_carrier("lo"), has_carrier("no-such-device")), (Some(true), None));
     }
 }

@@ -45,4 +45,40 @@ impl FrameSocket {
         send(self.fd.as_raw_fd(), frame, MsgFlags::MSG_DONTWAIT)?;
         Ok(())
     }
+
+    /// Sends frames by as few system calls as the kernel takes (`UIO_MAXIOV` of them each, sendmmsg(2)).
+    ///
+    /// # Errors
+    /// As [`Self::send`], for the last frame that was not sent; all others were.
+    pub fn send_all<const LEN: usize>(&self, frames: &[[u8; LEN]]) -> io::Result<()> {
+        let mut parts: Vec<libc::iovec> = frames
+            .iter()
+            .map(|frame| libc::iovec { iov_base: frame.as_ptr().cast_mut().cast(), iov_len: LEN })
+            .collect();
+        let mut messages: Vec<libc::mmsghdr> = parts
+            .iter_mut()
+            .map(|part| {
+                // SAFETY: all-zero bytes are a valid mmsghdr: no address, no data, no control data.
+                let mut message: libc::mmsghdr = unsafe { mem::zeroed() };
+                message.msg_hdr.msg_iov = part;
+                message.msg_hdr.msg_iovlen = 1;
+                message
+            })
+            .collect();
+        let mut done = Ok(());
+        let mut rest = &mut messages[..];
+        while !rest.is_empty() {
+            // SAFETY: each message points to one part, each part to one frame, and all of them outlive the call.
+            let sent = unsafe {
+                libc::sendmmsg(self.fd.as_raw_fd(), rest.as_mut_ptr(), rest.len() as u32, libc::MSG_DONTWAIT)
+            };
+            // It fails by the first of those that it was given.
+            let past = Errno::result(sent).unwrap_or_else(|error| {
+                done = Err(error.into());
+                1
+            });
+            rest = &mut rest[past.cast_unsigned() as usize..];
+        }
+        done
+    }
 }

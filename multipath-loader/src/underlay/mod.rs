@@ -22,8 +22,8 @@ use netlink_packet_core::ErrorMessage;
 pub use self::{
     address::Address,
     changes::{Change, Changes},
-    datagram::{Datagram, Port, Route as DatagramRoute},
-    ethtool::{Feature, Offloads, driver, features, set_offloads},
+    datagram::{Datagram, Ports, Route as DatagramRoute},
+    ethtool::{Feature, Offloads, driver, features, has_carrier, set_offloads},
     frame::FrameSocket,
     link::{Link, LinkLayer},
     route::Route,

@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, net::SocketAddr, path::Path};
 use libfuzzer_sys::fuzz_target;
 use multipath_common::maps::MAX_PATHS;
 use multipath_loader::config::{
-    Config, ConfigError, MTU_MAX, MTU_MIN, Peer, WEIGHT_MAX, WEIGHT_MIN, check_interface_name, check_name,
+    Config, ConfigError, FLOWS_MAX, MTU_MAX, MTU_MIN, Peer, WEIGHT_MAX, WEIGHT_MIN, check_interface_name, check_name,
 };
 
 fuzz_target!(|text: &str| {
@@ -28,8 +28,9 @@ fuzz_target!(|text: &str| {
 });
 
 fn keeps_its_promises(config: &Config) {
-    let Config { tunnel, uplinks, peers } = config;
+    let Config { tunnel, uplinks, peers, .. } = config;
     assert_ne!(tunnel.listen_port, 0);
+    assert!(u32::from(tunnel.listen_port) + config.port_count() - 1 <= u32::from(u16::MAX));
     assert!(tunnel.mtu.is_none_or(|mtu| (MTU_MIN..=MTU_MAX).contains(&mtu)));
     assert!(!uplinks.is_empty() && !peers.is_empty());
     for uplink in uplinks {
@@ -37,6 +38,7 @@ fn keeps_its_promises(config: &Config) {
         assert_eq!(check_interface_name(&uplink.interface), Ok(()));
         assert!(uplink.interface != tunnel.name, "a tunnel in itself");
         assert!(uplink.weight.is_none_or(|weight| (WEIGHT_MIN..=WEIGHT_MAX).contains(&weight)));
+        assert!((1..=FLOWS_MAX).contains(&uplink.flows));
     }
     assert_unique(uplinks.iter().map(|uplink| &uplink.name));
     assert_unique(uplinks.iter().map(|uplink| &uplink.interface));

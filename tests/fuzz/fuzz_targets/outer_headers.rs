@@ -1,5 +1,5 @@
-//! The outer headers: accepted is exactly what etherparse reads as one whole UDP datagram to our port that is long
-//! enough and leaves no byte over, and our own headers are accepted again.
+//! The outer headers: accepted is exactly what etherparse reads as one whole UDP datagram to one of our ports that is
+//! long enough and leaves no byte over, and our own headers are accepted again.
 #![no_main]
 
 use std::net::Ipv4Addr;
@@ -8,21 +8,24 @@ use etherparse::{NetSlice, SlicedPacket, TransportSlice, UdpHeader};
 use libfuzzer_sys::fuzz_target;
 use multipath_common::{
     inner::fold,
-    outer::{self, IPV4_UDP_WORDS, IPV6_UDP_WORDS, Outer},
+    outer::{self, IPV4_UDP_WORDS, IPV6_UDP_WORDS, Outer, Ports},
     wire::{DEFAULT_PORT, HEADER_LEN, IPV4_HEADER_LEN, IPV6_HEADER_LEN, UDP_HEADER_LEN},
 };
+
+/// The gateway's.
+const PORTS: Ports = Ports { first: DEFAULT_PORT, count: 4 };
 
 fuzz_target!(|packet: &[u8]| {
     let available = packet.len() as u32;
     if let Some(words) = words::<IPV4_UDP_WORDS>(packet) {
-        let found = outer::parse_ipv4(&words, available, DEFAULT_PORT).ok().flatten();
+        let found = outer::parse_ipv4(&words, available, PORTS).ok().flatten();
         assert_eq!(found, by_etherparse(packet, 4));
         if let Some(found) = found {
             answered_over_ipv4(&found);
         }
     }
     if let Some(words) = words::<IPV6_UDP_WORDS>(packet) {
-        let found = outer::parse_ipv6(&words, available, DEFAULT_PORT).ok().flatten();
+        let found = outer::parse_ipv6(&words, available, PORTS).ok().flatten();
         assert_eq!(found, by_etherparse(packet, 6));
         if let Some(found) = found {
             answered_over_ipv6(&found, &packet[found.headers_len as usize..]);
@@ -59,13 +62,14 @@ fn by_etherparse(packet: &[u8], version: u8) -> Option<Outer> {
     let payload_len = udp.payload().len();
     let headers_len = ip_header_len + UDP_HEADER_LEN;
     let is_whole = ip_len == packet.len() && ip_header_len + usize::from(udp.length()) == ip_len;
-    if !is_whole || payload_len < HEADER_LEN || udp.destination_port() != DEFAULT_PORT {
+    if !is_whole || payload_len < HEADER_LEN || !(DEFAULT_PORT..DEFAULT_PORT + 4).contains(&udp.destination_port()) {
         return None;
     }
     Some(Outer {
         source: bytemuck::cast(source),
         destination: bytemuck::cast(destination),
         source_port: udp.source_port(),
+        destination_port: udp.destination_port(),
         headers_len: headers_len as u32,
         payload_len: payload_len as u32,
         tos,
@@ -78,7 +82,7 @@ fn answered_over_ipv4(found: &Outer) {
     let answer = outer::ipv4_udp(destination[3], source[3], source_port, DEFAULT_PORT, tos, payload_len);
     let sum: u64 = answer[..IPV4_HEADER_LEN / 4].iter().map(|&word| u64::from(word)).sum();
     assert_eq!(fold(sum), u16::MAX, "the header's checksum");
-    let read = outer::parse_ipv4(&answer, found.headers_len + payload_len, DEFAULT_PORT);
+    let read = outer::parse_ipv4(&answer, found.headers_len + payload_len, PORTS);
     assert_eq!(read, Ok(Some(Outer { source: destination, destination: source, ..*found })));
 }
 
@@ -92,6 +96,6 @@ fn answered_over_ipv6(found: &Outer, payload: &[u8]) {
     let (udp, _) = UdpHeader::from_slice(&bytes[IPV6_HEADER_LEN..]).expect("eight bytes are there");
     let expected = udp.calc_checksum_ipv6_raw(bytemuck::cast(destination), bytemuck::cast(source), payload);
     assert_eq!(Ok(udp.checksum), expected);
-    let read = outer::parse_ipv6(&answer, found.headers_len + payload_len, DEFAULT_PORT);
+    let read = outer::parse_ipv6(&answer, found.headers_len + payload_len, PORTS);
     assert_eq!(read, Ok(Some(Outer { source: destination, destination: source, ..*found })));
 }

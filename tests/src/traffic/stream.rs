@@ -53,6 +53,8 @@ pub struct UdpStream {
 /// What arrived. Times are milliseconds; delays are from just before the sender's system call to the kernel's receive timestamp.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct StreamReport {
+    /// When the first packet was sent, nanoseconds of `CLOCK_REALTIME`.
+    pub start_ns: u64,
     /// Packets sent.
     pub sent: u64,
     /// Packets that the sender's kernel refused (no route, full queue); they count as sent.
@@ -334,6 +336,7 @@ impl StreamReport {
             received_per_interval[index] += 1;
         }
         Self {
+            start_ns: sent.start_ns,
             sent: sent.packets,
             refused: sent.refused,
             received: unique,

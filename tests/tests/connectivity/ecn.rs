@@ -16,6 +16,8 @@ use crate::scene::{LINK, Scene};
 use crate::status::Status;
 
 const PORT: u16 = 7777;
+/// Type of a packet with an inner packet; the others are probes and their answers.
+const DATA: u8 = 4;
 const CE: u8 = 3;
 /// Expedited forwarding with each of the ECN codepoints, and nothing.
 const CODEPOINTS: [u8; 5] = [0xb8, 0xb9, 0xba, 0xbb, 0];
@@ -66,7 +68,9 @@ fn check(family: Family, hook: &str) -> Result<()> {
         send(journey, &CODEPOINTS)?;
         thread::sleep(Duration::from_millis(50));
         let captured = uplink.stop()?;
-        let outer: Vec<u8> = Outer::sent(&captured, 5182)?.iter().map(|(outer, _)| outer.tos).collect();
+        let sent = Outer::sent(&captured, 5182)?;
+        let data = sent.iter().filter(|(outer, _)| outer.header.packet_type == DATA);
+        let outer: Vec<u8> = data.map(|(outer, _)| outer.tos).collect();
         ensure!(outer == CODEPOINTS, "{journey}: on the uplink: {outer:x?}");
         let mut arrived = Vec::new();
         for frame in inside.stop()?.iter().filter(|frame| !frame.is_outgoing) {
@@ -83,7 +87,8 @@ fn check(family: Family, hook: &str) -> Result<()> {
         let before = Status::of(&topology.b, "mp0")?.dropped("ecn_not_capable");
         let inside = Capture::start(topology.hb(), "eth0")?;
         let captured = uplink.stop()?;
-        for (_, frame) in Outer::sent(&captured, 5182)? {
+        let sent = Outer::sent(&captured, 5182)?;
+        for (_, frame) in sent.iter().filter(|(outer, _)| outer.header.packet_type == DATA) {
             let mut marked = frame.bytes.clone();
             if family == Family::V4 {
                 marked[ETHERNET + 1] |= CE;

@@ -19,8 +19,10 @@ use multipath_tests::eventually;
 
 const RECEIVE_BUFFER: usize = 4 << 20;
 const PATIENCE: Duration = Duration::from_secs(2);
-/// Sizes that a sweep sends before it looks for them at the other end.
+/// Sizes that a sweep sends before it looks for them at the other end,
 const BATCH: usize = 32;
+/// and bytes: a path of which a rate is known queues no more than a few ten milliseconds.
+const BATCH_BYTES: usize = 100_000;
 const UDP_HEADER: usize = 8;
 
 /// Where from, where to.
@@ -78,7 +80,8 @@ impl<'a> Journey<'a> {
             expected.insert(sender.local_addr()?.port(), VecDeque::new());
         }
         let sizes: Vec<usize> = sizes.collect();
-        for batch in sizes.chunks(BATCH) {
+        let largest = sizes.iter().copied().max().unwrap_or(1);
+        for batch in sizes.chunks((BATCH_BYTES / (largest * flows)).clamp(1, BATCH)) {
             for &size in batch {
                 for sender in &senders {
                     let port = sender.local_addr()?.port();

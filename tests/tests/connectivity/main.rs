@@ -3,6 +3,7 @@
 //! Needs root, and the object and `mpvpn` as `cargo xtask build` makes them. Links are perfect, so every packet that is lost,
 //! duplicated or changed is the tunnel's fault.
 
+mod doubling;
 mod ecn;
 mod families;
 mod foreign;
@@ -14,6 +15,7 @@ mod nested;
 mod packet;
 mod parts;
 mod peers;
+mod probes;
 mod raw_ip;
 mod scene;
 mod status;

@@ -5,8 +5,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use anyhow::{Context, Result, ensure};
+use multipath_loader::dataplane::{Maps, Pins};
 use multipath_tests::traffic::Ping;
-use multipath_tests::{Daemon, Gateway, LinkSpec, Shape, Topology, TunnelConfig};
+use multipath_tests::{Daemon, Gateway, LinkSpec, Shape, Topology, TunnelConfig, eventually};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 
@@ -65,7 +66,7 @@ impl Scene {
     }
 
     /// The same, with packets that a test can read and forge, and nobody but the test to send any: nothing is encrypted, and
-    /// the daemons have ended, with their keepalives, and left the kernel forwarding.
+    /// the daemons have ended, with their probes, and left the kernel forwarding.
     pub fn in_the_clear(links: &[LinkSpec], hook: &str) -> Result<Self> {
         let mut scene = Self::with(links, |_, configs| {
             set_hook(configs, hook);
@@ -159,8 +160,26 @@ pub fn up_all(gateways: &[(&Gateway, &TunnelConfig)]) -> Result<Vec<Daemon>> {
                 gateway.wait_for_session_with(other, &config.name)?;
             }
         }
+        wait_for_mtus(gateway, &config.name)?;
     }
     Ok(daemons)
+}
+
+/// Waits until probes have shown that every path carries what its interface allows: the links have no other limit.
+fn wait_for_mtus(gateway: &Gateway, tunnel: &str) -> Result<()> {
+    let sizes = || -> Result<Vec<(u32, u32)>> {
+        let maps = Maps::open(&Pins::new(gateway.bpffs(), tunnel).current_maps()?)?;
+        let mut sizes = Vec::new();
+        for peer in maps.peers()? {
+            let paths = maps.paths_of(peer.number)?;
+            sizes.extend(paths.iter().map(|record| (record.path.inner_mtu, record.path.largest)));
+        }
+        Ok(sizes)
+    };
+    eventually("paths carry the largest packets", sizes, |sizes| {
+        sizes.iter().all(|(proven, largest)| proven == largest)
+    })?;
+    Ok(())
 }
 
 /// Has all uplinks receive by one hook: `auto`, `native`, `generic` or `off`.

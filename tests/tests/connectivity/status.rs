@@ -12,6 +12,7 @@ use serde::Deserialize;
 pub struct Status {
     pub name: String,
     pub mtu: u32,
+    pub maps: String,
     peers: Vec<Peer>,
     drops: Vec<Drop>,
 }

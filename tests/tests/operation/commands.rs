@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use multipath_tests::Gateway;
 use serde_json::Value;
 
-use crate::{PATIENCE, alone, close, fails, path, paths, status, topology, up};
+use crate::{PATIENCE, alone, close, fails, path, paths, status, topology, until, up};
 
 /// Nothing of a tunnel is on the gateway.
 fn assert_nothing_applied(gateway: &Gateway) -> Result<()> {
@@ -73,6 +73,9 @@ fn status_and_paths_as_data_and_as_tables() -> Result<()> {
     }
 
     let [mut daemon, _b] = up(&topology)?;
+    let is_whole = |path: &Value| path["inner_mtu"] == 1436 && path["used"] == true;
+    until("the paths are known", || Ok(paths(gateway)?.iter().all(is_whole)))?;
+    until("the tunnel's MTU follows", || Ok(status(gateway)?["mtu"] == 1436))?;
     let tunnel = status(gateway)?;
     let expected = serde_json::json!({ "name": "mp0", "daemon": true, "listen_port": 5182, "mtu": 1436 });
     for (key, value) in expected.as_object().context("object")? {
@@ -89,7 +92,7 @@ fn status_and_paths_as_data_and_as_tables() -> Result<()> {
     for (number, path) in peer["paths"].as_array().context("paths")?.iter().enumerate() {
         let expected = serde_json::json!({
             "name": format!("b/up{number}"), "uplink": format!("up{number}"), "interface": format!("up{number}"),
-            "id": number, "key": number, "state": "up", "weight": 1, "operator_weight": null, "share": 0.5,
+            "id": number, "key": number, "state": "up", "operator_weight": null, "share": 0.5,
             "rate_kbps": null, "local": format!("10.10{number}.0.1:5182"), "remote": format!("10.10{number}.0.2:5182"),
             "learned": false, "inner_mtu": 1436,
         });
@@ -127,6 +130,17 @@ fn status_and_paths_as_data_and_as_tables() -> Result<()> {
     }
     let second = path(gateway, "b/up1")?;
     assert_eq!((&second["operator_weight"], &second["rate_kbps"]), (&Value::Null, &Value::Null));
+
+    for (word, role) in [("down", "down"), ("backup", "backup"), ("metered", "metered"), ("up", "active")] {
+        gateway.mpvpn(&["path", "set", "up1", word])?.success()?;
+        let path = path(gateway, "b/up1")?;
+        assert_eq!((&path["role"], &path["operator_role"]), (&role.into(), &role.into()));
+    }
+    gateway.mpvpn(&["path", "set", "up1", "auto"])?.success()?;
+    let path_up1 = path(gateway, "b/up1")?;
+    assert_eq!((&path_up1["role"], &path_up1["operator_role"]), (&"active".into(), &Value::Null));
+    let log: Value = serde_json::from_str(gateway.mpvpn(&["path", "log", "--path", "up1", "--json"])?.success()?)?;
+    assert_eq!((&log["tunnel"], &log["changes"][0]["path"]), (&"mp0".into(), &"b/up1".into()));
 
     let message = fails(gateway, 1, &["path", "set", "b/nowhere", "weight", "3"])?;
     assert!(message.contains("b/nowhere") && message.contains("b/up0, b/up1"), "{message}");

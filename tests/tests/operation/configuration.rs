@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use multipath_tests::{Connection, Family, Gateway, Lab, LinkSpec, TunnelConfig, traffic::UdpStream};
 use serde_json::Value;
 
-use crate::{PATIENCE, alone, close, path, paths, status, topology, up};
+use crate::{PATIENCE, alone, close, path, paths, status, topology, until, up};
 
 fn names(gateway: &Gateway) -> Result<Vec<String>> {
     let name = |path: &Value| Some(path["name"].as_str()?.to_owned());
@@ -54,7 +54,8 @@ fn weights_and_rates_of_the_file_decide_the_shares() -> Result<()> {
             assert!((found - share).abs() < 1e-6, "up{number}: {found}, expected {share}");
             assert_eq!(path["rate_kbps"].is_u64(), rates[number].is_some());
         }
-        daemon.terminate()?;
+        // Automatic weights that stay in force would change only where they differ by more than a fifth.
+        daemon.interrupt()?;
     }
     close(topology)
 }
@@ -157,7 +158,7 @@ fn a_changed_file_takes_effect_without_harm_to_what_stays() -> Result<()> {
     daemon.terminate()?;
     let _daemon = a.up(&named_back)?;
     assert_eq!(links(a)?, with_own(&["copper-tc", "copper-xdp", "fibre-tc", "fibre-xdp", "up2-tc", "up2-xdp"]));
-    assert_eq!(path(a, "b/copper")?["state"], "up");
+    until("the path is used", || Ok(path(a, "b/copper")?["used"] == true))?;
     assert_eq!(key_of("b/fibre")?, hub);
     assert_eq!(status(a)?["peers"].as_array().map(Vec::len), Some(2));
 

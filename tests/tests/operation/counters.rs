@@ -61,7 +61,7 @@ fn no_arp(topology: &Topology, number: usize) -> Result<()> {
     Ok(())
 }
 
-/// Ends the daemons, and with them their keepalives; the kernel forwards on.
+/// Ends the daemons, and with them their probes; the kernel forwards on.
 fn silence(daemons: [Daemon; 2]) -> Result<()> {
     for mut daemon in daemons {
         ensure!(daemon.terminate()?.success(), "{}", daemon.log());

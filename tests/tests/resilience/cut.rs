@@ -35,7 +35,6 @@ const LEFT_WITHIN: Duration = Duration::from_millis(10);
 const ROUNDS: usize = 3;
 const FLOWS: u16 = 30;
 
-/// The interface last: a capture ends with the interface that it was started on.
 const CUTS: [Cut; 5] = [Cut::Carrier, Cut::Address, Cut::Route, Cut::Down, Cut::Interface];
 
 /// A way to cut the link of `up1` at gateway a.
@@ -164,9 +163,14 @@ fn median(mut durations: Vec<Duration>) -> Duration {
     durations[durations.len() / 2]
 }
 
+/// Each way of cutting has paths of its own: one that was cut a few times is used again only after a while.
 #[test]
 fn a_cut_link_is_left_at_once_and_used_again() -> Result<()> {
     let _alone = alone();
+    CUTS.into_iter().try_for_each(|cut| cut_and_heal_often(cut).with_context(|| format!("{cut:?}")))
+}
+
+fn cut_and_heal_often(cut: Cut) -> Result<()> {
     let topology = Topology::new(&[LinkSpec::PERFECT.family(Family::V4); 3])?;
     let [mut a, mut b] = up_in_the_clear(&topology)?;
     let events = Events::listen(topology.a.namespace())?;
@@ -175,11 +179,7 @@ fn a_cut_link_is_left_at_once_and_used_again() -> Result<()> {
     let stream = stream.start(topology.ha(), topology.hb())?;
     thread::sleep(Duration::from_millis(100));
 
-    let mut cuts: Vec<(Cut, Vec<Left>)> = Vec::new();
-    for cut in CUTS {
-        let left = (0..ROUNDS).map(|_| cut_and_heal(&topology, &events, cut, &stream)).collect::<Result<_>>()?;
-        cuts.push((cut, left));
-    }
+    let left: Vec<Left> = (0..ROUNDS).map(|_| cut_and_heal(&topology, &events, cut, &stream)).collect::<Result<_>>()?;
     thread::sleep(Duration::from_millis(200));
     let report = stream.stop()?;
     println!("of {} packets {} were lost, {} refused", report.sent, report.lost, report.refused);
@@ -192,22 +192,19 @@ fn a_cut_link_is_left_at_once_and_used_again() -> Result<()> {
         .map(|departure| departure.at_ns)
         .collect();
     departures.sort_unstable();
-    for (cut, left) in cuts {
-        let in_map: Vec<_> =
-            left.iter().map(|left| Duration::from_nanos(left.in_map.saturating_sub(left.event))).collect();
-        // Where the interface takes no packets any more, none is seen after the event anyway.
-        let last_packet: Vec<_> = left
-            .iter()
-            .map(|left| {
-                let before_healing = departures.partition_point(|at_ns| *at_ns < left.healed);
-                let last = before_healing.checked_sub(1).map_or(0, |index| departures[index]);
-                Duration::from_nanos(last.saturating_sub(left.event))
-            })
-            .collect();
-        println!("{cut:?}: left in the map after {in_map:.2?}, last packet after {last_packet:.2?}");
-        assert!(median(in_map) < LEFT_WITHIN, "{cut:?}");
-        assert!(median(last_packet) < LEFT_WITHIN, "{cut:?}");
-    }
+    let in_map: Vec<_> = left.iter().map(|left| Duration::from_nanos(left.in_map.saturating_sub(left.event))).collect();
+    // Where the interface takes no packets any more, none is seen after the event anyway.
+    let last_packet: Vec<_> = left
+        .iter()
+        .map(|left| {
+            let before_healing = departures.partition_point(|at_ns| *at_ns < left.healed);
+            let last = before_healing.checked_sub(1).map_or(0, |index| departures[index]);
+            Duration::from_nanos(last.saturating_sub(left.event))
+        })
+        .collect();
+    println!("{cut:?}: left in the map after {in_map:.2?}, last packet after {last_packet:.2?}");
+    assert!(median(in_map) < LEFT_WITHIN, "{cut:?}");
+    assert!(median(last_packet) < LEFT_WITHIN, "{cut:?}");
 
     // Flows of the cut path moved and came back, all others stayed where they were.
     assert_eq!(flows.flows().count(), usize::from(FLOWS));
@@ -216,7 +213,9 @@ fn a_cut_link_is_left_at_once_and_used_again() -> Result<()> {
         stays.dedup();
         if stays[0] == 1 {
             assert!(stays.len() > 1, "flow {port} did not leave");
-            assert!(stays[1..].contains(&1), "flow {port} did not come back: {stays:?}");
+            // The capture ends with the interface that it was started on.
+            let is_watched = !matches!(cut, Cut::Interface);
+            assert!(!is_watched || stays[1..].contains(&1), "flow {port} did not come back: {stays:?}");
         } else {
             assert_eq!(stays.len(), 1, "flow {port} left its path: {stays:?}");
         }

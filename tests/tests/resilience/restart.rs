@@ -3,7 +3,7 @@
 use std::{fs, os::unix::fs::PermissionsExt as _, thread, time::Duration};
 
 use anyhow::{Result, ensure};
-use multipath_loader::control::keepalive::DOUBT;
+use multipath_loader::daemon::DOUBT;
 use multipath_tests::{
     Family, Gateway, LinkSpec, Process, Topology,
     gateway::{READY, mpvpn_binary},
@@ -87,14 +87,15 @@ fn not_one_packet_is_lost_while_daemons_die_and_come_back() -> Result<()> {
     step("ended by SIGTERM and started");
     assert_whole(&running.stop()?);
     for gateway in [&topology.a, &topology.b] {
-        // The kernel's own multicast on the device has no peer; everything else does.
+        // The kernel's own multicast on the device has no peer; everything else does. A probe may come, to be answered,
+        // before the daemon has taken up the first session.
         let drops = status(gateway)?.drops;
-        assert!(drops.iter().all(|drop| drop.reason == "no_peer"), "{drops:?}");
+        assert!(drops.iter().all(|drop| ["no_peer", "no_session"].contains(&drop.reason)), "{drops:?}");
     }
     close(topology)
 }
 
-/// The shares of a stream of many flows on the sender's paths, from 0 to 1.
+/// The shares of a stream of many flows on the sender's paths, from 0 to 1; a few probes are counted with it.
 fn shares(topology: &Topology) -> Result<Vec<f64>> {
     let sent = || Ok::<_, anyhow::Error>(paths(&topology.a)?.iter().map(|path| path.egress.packets as u32).collect());
     let before: Vec<u32> = sent()?;
@@ -123,13 +124,13 @@ fn weights_act_without_a_daemon_and_survive_its_restart() -> Result<()> {
     set("b/up0", "1")?;
     set("up1", "1000000")?;
     let dead = shares(&topology)?;
-    assert!(dead[1] > 0.99, "{dead:?}");
+    assert!(dead[1] > 0.95, "{dead:?}");
 
     let _a = topology.a.daemon(&topology.a.directory().join("mp0.toml"))?;
     assert!(status(&topology.a)?.daemon);
     assert_eq!(path(&topology.a, "b/up1")?.operator_weight, Some(1_000_000));
     let restarted = shares(&topology)?;
-    assert!(restarted[1] > 0.99, "{restarted:?}");
+    assert!(restarted[1] > 0.95, "{restarted:?}");
 
     set("b/up0", "auto")?;
     set("b/up1", "auto")?;

@@ -7,13 +7,15 @@ use multipath_tests::traffic::UdpStream;
 use multipath_tests::{End, TunnelConfig, eventually};
 
 use crate::recording::Recording;
-use crate::scene::{KEEPALIVE, LINK, Scene};
+use crate::scene::{LINK, Scene};
 use crate::state;
 
 /// Handshake packets on two links until both sides have settled: each side's initiation, once more, and the answers.
 const FEW_PACKETS: usize = 24;
 
 const ROUNDS: usize = 2;
+/// Handshakes take milliseconds, and are begun again after 250.
+const A_WHILE: Duration = Duration::from_secs(1);
 
 /// Among many flows there are some whose path works.
 fn something_passes(scene: &Scene) -> Result<()> {
@@ -64,7 +66,7 @@ fn both_sides_at_once_settle() -> Result<()> {
         let recording = Recording::start(&scene.topology)?;
         scene.up(&configs, &[])?;
         scene.streams()?;
-        std::thread::sleep(KEEPALIVE);
+        std::thread::sleep(A_WHILE);
         let handshakes = recording.stop()?.into_iter().filter(|sent| sent.datagram.is_handshake()).count();
         ensure!(handshakes <= FEW_PACKETS, "{handshakes} handshake packets");
         scene.established()?;
@@ -78,7 +80,7 @@ fn both_sides_at_once_settle() -> Result<()> {
 /// Starts two gateways that do not agree: there is no session, and nothing passes.
 fn stays_apart(scene: &mut Scene, configs: &[TunnelConfig; 2]) -> Result<()> {
     scene.start(configs, &[])?;
-    std::thread::sleep(KEEPALIVE);
+    std::thread::sleep(A_WHILE);
     for gateway in [&scene.topology.a, &scene.topology.b] {
         let current = state::current(gateway)?;
         ensure!(current.is_none(), "gateway {} seals with {current:?}", gateway.name());

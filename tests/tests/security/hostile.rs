@@ -12,7 +12,7 @@ use rand::{RngExt as _, SeedableRng as _};
 
 use crate::datagram::{CONTROL, DATA, Datagram, HEADER, INITIATION, RESPONSE, TAG};
 use crate::recording::{Recording, Sent, send_some, withhold};
-use crate::scene::{KEEPALIVE, LINK, Scene};
+use crate::scene::{LINK, PROBE_INTERVAL, Scene};
 use crate::state::{self, State};
 use crate::watch::Watch;
 
@@ -47,8 +47,8 @@ fn check(hook: &str) -> Result<()> {
     scene.up(&configs, &[])?;
     send_some(&scene.topology.a, &scene.topology.b)?;
     send_some(&scene.topology.b, &scene.topology.a)?;
-    // Every path is idle long enough to speak on its own, and the handshake is no longer fresh.
-    thread::sleep(2 * KEEPALIVE + Duration::from_millis(300));
+    // Every path was idle for long enough to be probed, and the handshake is no longer fresh.
+    thread::sleep(Duration::from_secs(1));
     let mut genuine = recording.stop()?;
     forget_unheard(&mut genuine);
     for (link, from) in directions() {
@@ -63,11 +63,19 @@ fn check(hook: &str) -> Result<()> {
     turned_round(topology, &genuine).context("turned round")?;
     handshakes(topology, &genuine).context("handshakes")?;
     let withheld = withhold(topology, || {
-        send_some(&topology.a, &topology.b)?;
-        send_some(&topology.b, &topology.a)?;
-        thread::sleep(KEEPALIVE + Duration::from_millis(300));
+        // At the same time: a path that does not answer is doubted, and then its packets go by the other one as well.
+        thread::scope(|scope| {
+            let there = scope.spawn(|| send_some(&topology.a, &topology.b));
+            send_some(&topology.b, &topology.a)?;
+            there.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })?;
+        thread::sleep(2 * PROBE_INTERVAL);
         Ok(())
     })?;
+    for gateway in [&topology.a, &topology.b] {
+        let paths = || state::paths(gateway);
+        eventually("the path is used again", paths, |paths| paths.iter().all(|path| path.state == "up"))?;
+    }
     for from in [End::A, End::B] {
         for kind in [DATA, CONTROL] {
             let sent = one_of(&withheld, kind, 0, from)?;

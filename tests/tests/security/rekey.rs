@@ -65,7 +65,9 @@ fn twenty_rekeys_lose_nothing_and_sessions_end_without_daemons() -> Result<()> {
     }
     println!("{REKEYS} rekeys in {:.1} s", start.elapsed().as_secs_f64());
     for running in running {
-        whole(&running.stop()?)?;
+        let report = running.stop()?;
+        let drops = [state::drops(&state::maps(a)?)?, state::drops(&state::maps(b)?)?];
+        whole(&report).with_context(|| format!("dropped by a and b: {drops:?}"))?;
     }
     for gateway in [a, b] {
         old_keys_are_wiped(gateway)?;

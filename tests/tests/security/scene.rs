@@ -13,8 +13,8 @@ use crate::state;
 
 /// An emulated link that loses nothing: whatever is lost, the tunnel has lost.
 pub const LINK: LinkSpec = LinkSpec::PERFECT.family(Family::V4);
-/// How often a gateway speaks on an idle path.
-pub const KEEPALIVE: Duration = Duration::from_secs(1);
+/// How often a gateway probes an idle path.
+pub const PROBE_INTERVAL: Duration = Duration::from_millis(80);
 
 /// Two gateways with their hosts and links, and their daemons once they are up.
 pub struct Scene {

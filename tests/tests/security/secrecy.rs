@@ -15,7 +15,7 @@ use std::net::UdpSocket;
 
 use crate::datagram::{CONTROL, DATA, HEADER};
 use crate::recording::{Recording, Sent, withhold};
-use crate::scene::{KEEPALIVE, LINK, Scene};
+use crate::scene::{LINK, PROBE_INTERVAL, Scene};
 use crate::state;
 use crate::watch::Watch;
 
@@ -56,7 +56,7 @@ fn hear(cipher: &str) -> Result<Heard> {
             }
         }
     }
-    thread::sleep(KEEPALIVE + Duration::from_millis(300));
+    thread::sleep(PROBE_INTERVAL + Duration::from_millis(300));
     let mut runs = Runs::new();
     for capture in inner {
         let frames = capture.stop()?;

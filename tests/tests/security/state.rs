@@ -12,7 +12,8 @@ use multipath_tests::Gateway;
 /// Packets dropped, by reason.
 pub type Drops = BTreeMap<&'static str, u64>;
 
-/// What no stranger may change. Counters of packets, which genuine keepalives move, are not in it.
+/// What no stranger may change. Counters of packets and what is measured of paths, which genuine
+/// probes move, are not in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct State {
     /// Receiver indices of the sessions that are sealed with, by peer.
@@ -44,9 +45,8 @@ impl State {
             origins.push(format!("{key:?} {:?}", maps.origin(key)));
         }
         origins.sort();
-        let describe = |path: PathStatus| {
-            format!("{} {} {:?} -> {}, learned: {}", path.name, path.state, path.local, path.remote, path.learned)
-        };
+        let describe =
+            |path: PathStatus| format!("{} {:?} -> {}, learned: {}", path.name, path.local, path.remote, path.learned);
         Ok(Self {
             current: maps.peers()?.iter().map(|record| record.peer.session).collect(),
             sessions: sessions(gateway)?,

@@ -159,6 +159,11 @@ impl Object {
         call(LINK_CREATE, &attach).with_context(|| format!("cannot attach a BPF program to interface {interface}"))
     }
 
+    /// Number of this program.
+    pub(crate) fn program_id(&self) -> Result<u64> {
+        self.number("prog_id")
+    }
+
     /// How often this program has run while times were taken.
     pub(crate) fn runs(&self) -> Result<Runs> {
         Ok(Runs { count: self.number("run_cnt")?, time_ns: self.number("run_time_ns")? })

@@ -1,6 +1,6 @@
 //! `cargo xtask bench datapath`: what the programs cost, and what the tunnel carries beside what else there is.
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use multipath_tests::TunnelConfig;
 
 use super::compare::Contestant;
@@ -11,9 +11,7 @@ use super::report::Report;
 use super::rig::{Rig, protect};
 use super::scale::Case;
 use super::{idle, report};
-use crate::command::is_root;
-use crate::workspace::{Profile, Workspace};
-use crate::{build, setup};
+use crate::workspace::Workspace;
 
 /// Uplinks of the rig.
 const UPLINKS: usize = 6;
@@ -59,11 +57,7 @@ enum Part {
 
 /// Builds release binaries, measures and reports.
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
-    ensure!(is_root(), "the lab makes network namespaces: run `cargo xtask bench` as root");
-    // SAFETY: nothing has started a thread yet that could read the environment.
-    unsafe { std::env::set_var("MPVPN_BIN", workspace.mpvpn(Profile::Release)) };
-    setup::machine(workspace)?;
-    build::all(workspace, Profile::Release)?;
+    super::prepare(workspace)?;
 
     let wants = |part| options.only.is_none_or(|only| only == part);
     let mut report = Report { idle: idle::check()?, ..Report::default() };

@@ -3,16 +3,15 @@
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
 
 use super::forgery::Forgery;
 use super::sample::Sample;
 use super::siege::{FLOOD_PPS, Outcome, REKEY_AFTER, STREAM_PPS, Siege};
 use super::{idle, report};
-use crate::command::{is_root, output};
-use crate::workspace::{Profile, Workspace};
-use crate::{build, setup};
+use crate::command::output;
+use crate::workspace::Workspace;
 
 /// The messages whose cost is measured: their names in the loader's benchmark, and what they are.
 const MESSAGES: [(&str, &str); 5] = [
@@ -73,11 +72,7 @@ struct Figures {
 
 /// Builds release binaries, measures and reports.
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
-    ensure!(is_root(), "the lab makes network namespaces: run `cargo xtask bench` as root");
-    // SAFETY: nothing has started a thread yet that could read the environment.
-    unsafe { std::env::set_var("MPVPN_BIN", workspace.mpvpn(Profile::Release)) };
-    setup::machine(workspace)?;
-    build::all(workspace, Profile::Release)?;
+    super::prepare(workspace)?;
 
     let processors = thread::available_parallelism()?.get();
     let mut report = Report { idle: idle::check()?, processors, costs: Default::default(), floods: Default::default() };

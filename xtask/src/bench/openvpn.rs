@@ -88,7 +88,7 @@ impl OpenVpn {
 }
 
 /// Makes a key and a certificate that signs itself; returns its fingerprint, by which the other end knows it.
-fn certificate(namespace: &Namespace, directory: &Path) -> Result<String> {
+pub(super) fn certificate(namespace: &Namespace, directory: &Path) -> Result<String> {
     let file = |name: &str| directory.join(name).to_string_lossy().into_owned();
     let (key, certificate) = (file("openvpn.key"), file("openvpn.crt"));
     let make = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"];
@@ -100,7 +100,8 @@ fn certificate(namespace: &Namespace, directory: &Path) -> Result<String> {
     Ok(fingerprint.to_owned())
 }
 
-fn wait_until_ready(process: &mut Process, log: &Path) -> Result<()> {
+/// Waits until an end says that the tunnel carries packets.
+pub(super) fn wait_until_ready(process: &mut Process, log: &Path) -> Result<()> {
     let start = Instant::now();
     loop {
         let text = fs::read_to_string(log).unwrap_or_default();

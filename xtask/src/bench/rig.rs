@@ -1,5 +1,6 @@
 //! Two gateways whose traffic ends in the gateways themselves: what a tunnel costs, and nothing else.
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -156,6 +157,17 @@ impl Rig {
         Object::pinned(link)?.program_of_link()
     }
 
+    /// All programs that a tunnel has attached, each once.
+    pub(crate) fn programs(gateway: &Gateway, tunnel: &Way) -> Result<Vec<Object>> {
+        let links = entries(&pins(gateway, tunnel).join("links"))?;
+        let mut programs = BTreeMap::new();
+        for link in links {
+            let program = Object::pinned(&link)?.program_of_link()?;
+            programs.insert(program.program_id()?, program);
+        }
+        Ok(programs.into_values().collect())
+    }
+
     /// Kernel memory of all maps of a tunnel, bytes.
     pub(crate) fn map_memory(&self, tunnel: &Way) -> Result<u64> {
         let pins = pins(&self.topology.a, tunnel);
@@ -167,6 +179,11 @@ impl Rig {
             }
         }
         Ok(bytes)
+    }
+
+    /// The tunnels' daemons, those of the sending gateway first.
+    pub(crate) fn daemons(&self) -> &[Daemon] {
+        &self.daemons
     }
 
     /// The sending gateway.

@@ -41,6 +41,16 @@ impl Sample {
     pub(crate) fn known(&self) -> Value {
         if self.0.is_empty() { Value::Null } else { self.json() }
     }
+
+    /// The largest value for the JSON object, with one decimal, or null where nothing was measured.
+    pub(crate) fn worst(&self) -> Value {
+        self.0.last().map_or(Value::Null, |value| json!((value * 10.0).round() / 10.0))
+    }
+
+    /// How many values there are.
+    pub(crate) fn count(&self) -> usize {
+        self.0.len()
+    }
 }
 
 impl fmt::Display for Sample {

@@ -29,7 +29,8 @@ pub(crate) struct PathCounters {
     pub(crate) name: String,
     /// Name of the uplink.
     pub(crate) uplink: String,
-    is_up: bool,
+    health: String,
+    rtt_us: Option<u32>,
     weight: u32,
     due_share: f64,
     /// Packets that have arrived through the path.
@@ -54,8 +55,10 @@ pub(crate) struct PathFigures {
     pub(crate) name: String,
     /// Name of the uplink.
     pub(crate) uplink: String,
-    /// Usable at the end.
-    pub(crate) is_up: bool,
+    /// What the sender held of it at the end: `up`, `stalled`, `down` ...
+    pub(crate) health: String,
+    /// The smoothed round trip at the end, milliseconds.
+    pub(crate) rtt_ms: Option<f64>,
     /// Weight in force at the end.
     pub(crate) weight: u32,
     /// Part of the usable paths' weights, 0 to 1.
@@ -80,7 +83,8 @@ impl Snapshot {
             let far = arrived.iter().find(|far| far.uplink == path.uplink);
             let far = far.with_context(|| format!("the receiving gateway has no path of uplink {}", path.uplink))?;
             Ok(PathCounters {
-                is_up: path.state == "up",
+                health: path.health,
+                rtt_us: path.quality.rtt_us,
                 weight: path.weight,
                 due_share: path.share,
                 packets: far.ingress.packets,
@@ -107,7 +111,8 @@ impl Snapshot {
             PathFigures {
                 name: now.name.clone(),
                 uplink: now.uplink.clone(),
-                is_up: now.is_up,
+                health: now.health.clone(),
+                rtt_ms: now.rtt_us.map(|us| f64::from(us) / 1e3),
                 weight: now.weight,
                 due_share: now.due_share,
                 share: if total > 0.0 { mbps / total } else { 0.0 },
@@ -164,10 +169,16 @@ struct Peer {
 struct Path {
     name: String,
     uplink: String,
-    state: String,
+    health: String,
+    quality: Quality,
     weight: u32,
     share: f64,
     ingress: Traffic,
+}
+
+#[derive(Deserialize)]
+struct Quality {
+    rtt_us: Option<u32>,
 }
 
 #[derive(Deserialize)]

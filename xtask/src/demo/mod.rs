@@ -30,10 +30,10 @@ use report::{Report, Single};
 use scene::{FLOWS, Scene, Tunnel};
 use view::View;
 
-/// Seconds at the start of the load on one link, and for which it is measured then.
-const ALONE: (u32, u32) = (3, 4);
-/// Seconds at the start of the load on all links, and for which it is measured then.
-const TOGETHER: (u32, u32) = (3, 10);
+/// Seconds at the start of the load on one link, in which its rate is found, and for which it is measured then.
+const ALONE: (u32, u32) = (6, 4);
+/// Seconds at the start of the load on all links, in which their rates are found, and for which it is measured then.
+const TOGETHER: (u32, u32) = (6, 10);
 /// More than the UDP stream alone: the TCP flows are connected and send.
 const FLOWING_MBPS: f64 = 1.0;
 /// Small UDP flows while a weight changes: so many that the hash spreads them to some 2 points.
@@ -179,7 +179,8 @@ impl Demo {
         (slow_start, seconds): (u32, u32),
     ) -> Result<(Figures, RunningIperf, RunningStream)> {
         let stream = self.scene.stream()?;
-        let mut load = self.scene.load(seconds, slow_start)?;
+        // It begins before anything is seen of it, and must not end before the measurement does.
+        let mut load = self.scene.load(seconds + 2, slow_start)?;
         while load.is_running() && self.watch(tunnel, 0.5)?.total() < FLOWING_MBPS {}
         self.watch(tunnel, slow_start.into())?;
         let figures = self.watch(tunnel, seconds.into())?;
@@ -234,10 +235,10 @@ impl Demo {
         let mut load = self.scene.load(12, 0)?;
         self.watch(tunnel, 4.0)?;
         let cut_at = started.elapsed();
-        self.scene.set_carrier(number, false)?;
-        self.view.begin(&format!("{uplink} is cut: no carrier at both ends"))?;
+        self.scene.set_black_hole(number, true)?;
+        self.view.begin(&format!("{uplink} is dead: nothing passes it any more, and nobody says so"))?;
         self.watch(tunnel, 4.0)?;
-        self.scene.set_carrier(number, true)?;
+        self.scene.set_black_hole(number, false)?;
         self.view.begin(&format!("{uplink} is healed"))?;
         self.watch(tunnel, 4.0)?;
         let healed_at = started.elapsed();

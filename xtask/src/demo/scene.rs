@@ -4,7 +4,6 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use multipath_tests::gateway::COMMAND_PATIENCE;
 use multipath_tests::traffic::iperf::RunningIperf;
 use multipath_tests::traffic::stream::RunningStream;
 use multipath_tests::traffic::{Iperf, IperfReport, Ping, StreamReport, UdpStream};
@@ -145,17 +144,9 @@ impl Scene {
         stream.start(self.topology.ha(), self.topology.hb())
     }
 
-    /// Cuts a link as if its cable were pulled at both ends, or heals it.
-    pub(crate) fn set_carrier(&self, number: usize, is_up: bool) -> Result<()> {
-        let link = self.topology.link(number)?;
-        for end in [End::A, End::B] {
-            link.set_carrier(end, is_up)?;
-            // A kernel tells of at most one loss of carrier a second, all namespaces together (net/core/link_watch.c), unless
-            // it is asked for the link. The two gateways would have a kernel each.
-            let interface = &link.interface(end).name;
-            link.namespace(end).output(&["ip", "link", "show", "dev", interface], COMMAND_PATIENCE)?.success()?;
-        }
-        Ok(())
+    /// Has a link swallow everything without a word, or heals it.
+    pub(crate) fn set_black_hole(&self, number: usize, is_on: bool) -> Result<()> {
+        self.topology.link(number)?.set_black_hole(is_on)
     }
 
     /// Runs `mpvpn path set NAME weight VALUE` at the sending gateway and returns the command's text.

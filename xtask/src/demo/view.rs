@@ -20,7 +20,7 @@ use super::meter::{Figures, PathFigures};
 
 /// Lines of the live panel: border, now, header, three paths, sum, sparkline, drops, border.
 const PANEL_HEIGHT: u16 = 11;
-const BAR_WIDTH: usize = 20;
+const BAR_WIDTH: usize = 14;
 /// Time between two plain lines of figures.
 const LINE_INTERVAL: Duration = Duration::from_secs(1);
 /// Of lines that are no panel's.
@@ -123,9 +123,10 @@ impl View {
 }
 
 fn plain(path: &PathFigures) -> String {
-    let PathFigures { uplink, is_up, due_share, share, mbps, .. } = path;
-    let state = if *is_up { "" } else { " DOWN" };
-    format!("{uplink}{state} {mbps:.2} ({:.0} of {:.0} %)", share * 100.0, due_share * 100.0)
+    let PathFigures { uplink, health, due_share, share, mbps, .. } = path;
+    let health = if health == "up" { String::new() } else { format!(" {}", health.to_uppercase()) };
+    let rtt = path.rtt_ms.map(|ms| format!(", {ms:.0} ms")).unwrap_or_default();
+    format!("{uplink}{health} {mbps:.2} ({:.0} of {:.0} %{rtt})", share * 100.0, due_share * 100.0)
 }
 
 /// The text in lines of at most `width` characters, all but the first indented by the width of `first`.
@@ -205,7 +206,7 @@ fn render(frame: &mut Frame<'_>, figures: &Figures, now: &str, seconds: u64, sca
     paths(frame, table, figures, rate);
     let total = figures.total();
     let capacity = capacity.map(|capacity| format!(" of {capacity:.2} that the links can carry")).unwrap_or_default();
-    let text = format!("{:<12}{:<25}{total:6.2}{capacity}", "payload", "");
+    let text = format!("{:<12}{:<35}{total:6.2}{capacity}", "payload", "");
     frame.render_widget(Line::styled(text, Style::new().add_modifier(Modifier::BOLD)), sum);
     while totals.len() > usize::from(history.width) {
         totals.pop_front();
@@ -217,17 +218,18 @@ fn render(frame: &mut Frame<'_>, figures: &Figures, now: &str, seconds: u64, sca
 }
 
 fn paths(frame: &mut Frame<'_>, area: Rect, figures: &Figures, rate: f64) {
-    let header = ["path", "state", "weight", "due", "share", "Mbit/s", "", "lost/s"];
-    let widths = [11, 5, 6, 5, 5, 6, BAR_WIDTH as u16, 6].map(Constraint::Length);
+    let header = ["path", "health", "rtt", "weight", "due", "share", "Mbit/s", "", "lost/s"];
+    let widths = [11, 8, 6, 6, 5, 5, 6, BAR_WIDTH as u16, 6].map(Constraint::Length);
     let rows = figures.paths.iter().zip(COLORS).map(|(path, color)| {
-        let state = if path.is_up {
+        let health = if path.health == "up" {
             Span::styled("up", Style::new().fg(Color::Green))
         } else {
-            Span::styled("DOWN", Style::new().fg(Color::Red).add_modifier(Modifier::BOLD))
+            Span::styled(path.health.to_uppercase(), Style::new().fg(Color::Red).add_modifier(Modifier::BOLD))
         };
         Row::new([
             Cell::from(Span::styled(path.name.as_str(), Style::new().fg(color))),
-            Cell::from(state),
+            Cell::from(health),
+            Cell::from(path.rtt_ms.map(|ms| format!("{ms:3.0} ms")).unwrap_or_default()),
             Cell::from(format!("{:>6}", path.weight)),
             Cell::from(format!("{:3.0} %", path.due_share * 100.0)),
             Cell::from(format!("{:3.0} %", path.share * 100.0)),

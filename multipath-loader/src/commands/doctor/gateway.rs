@@ -60,7 +60,8 @@ async fn read_and_judge(config: &Config, bpffs: &Path) -> Result<Vec<Check>, Und
     }
 
     let up = Pins::new(bpffs, &tunnel.name).exist().unwrap_or(false);
-    checks.push(port(tunnel.listen_port, up, bind(tunnel.listen_port)));
+    let ports = (tunnel.listen_port..).take(config.port_count() as usize);
+    checks.extend(ports.map(|number| port(number, up, bind(number))));
     Ok(checks)
 }
 

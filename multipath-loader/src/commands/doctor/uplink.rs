@@ -183,7 +183,16 @@ mod tests {
     }
 
     fn uplink(xdp: Xdp) -> Uplink {
-        Uplink { name: "dsl".to_owned(), interface: "eth0".to_owned(), weight: None, rate: None, xdp }
+        Uplink {
+            name: "dsl".to_owned(),
+            interface: "eth0".to_owned(),
+            weight: None,
+            rate: None,
+            xdp,
+            role: multipath_common::health::Role::Active,
+            quota: None,
+            flows: 1,
+        }
     }
 
     #[test]
