@@ -165,7 +165,7 @@ impl Probes {
         self.outstanding.drain(..=at).next_back()
     }
 
-    /// Probes without padding that have no answer, parts per million of about the last [`LOSS_SPAN`].
+    /// Probes without padding that have no answer, parts per million of about the last 32.
     #[expect(clippy::cast_sign_loss, reason = "a mean of zeros and ones")]
     pub fn loss_ppm(&self) -> u32 {
         (self.loss * 1e6) as u32

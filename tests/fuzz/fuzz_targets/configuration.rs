@@ -30,7 +30,7 @@ fuzz_target!(|text: &str| {
 fn keeps_its_promises(config: &Config) {
     let Config { tunnel, uplinks, peers, .. } = config;
     assert_ne!(tunnel.listen_port, 0);
-    assert!(u32::from(tunnel.listen_port) + config.port_count() - 1 <= u32::from(u16::MAX));
+    assert!(u16::try_from(u32::from(tunnel.listen_port) + config.port_count() - 1).is_ok());
     assert!(tunnel.mtu.is_none_or(|mtu| (MTU_MIN..=MTU_MAX).contains(&mtu)));
     assert!(!uplinks.is_empty() && !peers.is_empty());
     for uplink in uplinks {

@@ -78,8 +78,8 @@ fn by_etherparse(packet: &[u8], version: u8) -> Option<Outer> {
 
 /// An answer to the sender, from a port that is its own.
 fn answered_over_ipv4(found: &Outer) {
-    let Outer { source, destination, source_port, tos, payload_len, .. } = *found;
-    let answer = outer::ipv4_udp(destination[3], source[3], source_port, DEFAULT_PORT, tos, payload_len);
+    let Outer { source, destination, source_port, destination_port, tos, payload_len, .. } = *found;
+    let answer = outer::ipv4_udp(destination[3], source[3], source_port, destination_port, tos, payload_len);
     let sum: u64 = answer[..IPV4_HEADER_LEN / 4].iter().map(|&word| u64::from(word)).sum();
     assert_eq!(fold(sum), u16::MAX, "the header's checksum");
     let read = outer::parse_ipv4(&answer, found.headers_len + payload_len, PORTS);
@@ -87,11 +87,11 @@ fn answered_over_ipv4(found: &Outer) {
 }
 
 fn answered_over_ipv6(found: &Outer, payload: &[u8]) {
-    let Outer { source, destination, source_port, tos, payload_len, .. } = *found;
+    let Outer { source, destination, source_port, destination_port, tos, payload_len, .. } = *found;
     let sum = payload
         .chunks(2)
         .map(|pair| u64::from(u16::from_ne_bytes([pair[0], pair.get(1).copied().unwrap_or_default()])));
-    let answer = outer::ipv6_udp(destination, source, source_port, DEFAULT_PORT, tos, payload_len, sum.sum());
+    let answer = outer::ipv6_udp(destination, source, source_port, destination_port, tos, payload_len, sum.sum());
     let bytes: Vec<u8> = answer.iter().flat_map(|word| word.to_ne_bytes()).collect();
     let (udp, _) = UdpHeader::from_slice(&bytes[IPV6_HEADER_LEN..]).expect("eight bytes are there");
     let expected = udp.calc_checksum_ipv6_raw(bytemuck::cast(destination), bytemuck::cast(source), payload);
