@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -21,6 +21,7 @@ use crate::device::{Interface, Mac};
 use crate::lab::Lab;
 use crate::namespace::Namespace;
 use crate::process::{self, Output, Process};
+use crate::traffic::Ping;
 
 /// The word that `mpvpn up` prints after the tunnel's name when the tunnel carries packets.
 pub const READY: &str = "ready";
@@ -100,6 +101,18 @@ impl Gateway {
     /// The namespace of the host behind the gateway.
     pub fn host(&self) -> &Namespace {
         &self.host
+    }
+
+    /// Has the gateway and its host know each other, over both families: resolving a neighbour may take the kernel a second.
+    ///
+    /// # Errors
+    /// A ping is not answered.
+    pub fn meet_host(&self) -> Result<()> {
+        for host in [IpAddr::from(self.host_v4()), IpAddr::from(self.host_v6())] {
+            let report = Ping { count: 2, ..Ping::to(host) }.run(&self.namespace)?;
+            ensure!(report.received == 2, "gateway {} does not reach {host}: {report:?}", self.name);
+        }
+        Ok(())
     }
 
     /// IPv4 address of the host behind the gateway: 10.98.n.2.

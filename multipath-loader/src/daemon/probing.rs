@@ -202,8 +202,9 @@ impl ManagedPath {
             answered_at: candidate.answered_at,
             loss_ppm: self.monitor.probe_loss_ppm(),
             load: match self.monitor.role() {
-                Role::Metered => Load::Metered,
+                // Also where bytes cost money: packets that are lost cost it for nothing.
                 _ if self.monitor.loses_large(now) => Load::Suspect,
+                Role::Metered => Load::Metered,
                 _ if self.lengths.mean_len > self.mtu.outer_mtu() / 2 => Load::Large,
                 _ => Load::Quiet,
             },

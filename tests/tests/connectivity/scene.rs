@@ -1,12 +1,10 @@
 //! The stage of a test: a topology with its tunnel up, and nothing else running beside it.
 
-use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use anyhow::{Context, Result, ensure};
 use multipath_loader::dataplane::{Maps, Pins};
-use multipath_tests::traffic::Ping;
 use multipath_tests::{Daemon, Gateway, LinkSpec, Shape, Topology, TunnelConfig, eventually};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
@@ -25,18 +23,6 @@ pub struct Scene {
     _alone: MutexGuard<'static, ()>,
 }
 
-/// Has each gateway and its host know each other: resolving a neighbour may take the kernel a second, and it keeps few
-/// packets meanwhile.
-fn meet_hosts(topology: &Topology) -> Result<()> {
-    for gateway in [&topology.a, &topology.b] {
-        for host in [IpAddr::from(gateway.host_v4()), IpAddr::from(gateway.host_v6())] {
-            let ping = Ping { count: 1, ..Ping::to(host) }.run(gateway.namespace())?;
-            ensure!(ping.received == 1, "gateway {} does not reach {host}", gateway.name());
-        }
-    }
-    Ok(())
-}
-
 impl Scene {
     /// Links and `mp0` over all of them.
     pub fn new(links: &[LinkSpec]) -> Result<Self> {
@@ -50,7 +36,8 @@ impl Scene {
     ) -> Result<Self> {
         let alone = alone()?;
         let topology = Topology::new(links)?;
-        meet_hosts(&topology)?;
+        topology.a.meet_host()?;
+        topology.b.meet_host()?;
         let mut configs = topology.tunnel_configs(0);
         change(&topology, &mut configs)?;
         let daemons = up_both(&topology, &configs)?;

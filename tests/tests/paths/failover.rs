@@ -80,12 +80,17 @@ fn set_black_hole(scene: &Scene, link: usize, from: End, is_on: bool) -> Result<
     link.set_shape(from, shape)
 }
 
-/// A stream by `up0`, which fails for a while. What arrived, and how long after the end of the failure `up0` carried again.
-fn fail_busy(failure: Failure) -> Result<(StreamReport, Duration)> {
-    let scene = Scene::with(&[delayed(NEAR_MS), delayed(FAR_MS)], |_, configs| {
+/// Two paths, of which the nearer one, `up0`, takes all flows.
+fn near_and_far() -> Result<Scene> {
+    Scene::with(&[delayed(NEAR_MS), delayed(FAR_MS)], |_, configs| {
         prefer(configs, 0);
         Ok(())
-    })?;
+    })
+}
+
+/// A stream by `up0`, which fails for a while. What arrived, and how long after the end of the failure `up0` carried again.
+fn fail_busy(failure: Failure) -> Result<(StreamReport, Duration)> {
+    let scene = near_and_far()?;
     let stream = scene.stream(PACE, SIZE)?;
     thread::sleep(FAILURE_AFTER);
     failure.begin(&scene, 0)?;
@@ -180,10 +185,7 @@ fn idle_paths_that_become_black_holes() -> Result<()> {
 /// While a path is only doubted, its packets go by another one as well: the receiver drops the second copies.
 #[test]
 fn a_short_silence_costs_nothing() -> Result<()> {
-    let scene = Scene::with(&[delayed(NEAR_MS), delayed(FAR_MS)], |_, configs| {
-        prefer(configs, 0);
-        Ok(())
-    })?;
+    let scene = near_and_far()?;
     let stream = scene.stream(PACE, SIZE)?;
     thread::sleep(Duration::from_millis(500));
     for _ in 0..3 {
@@ -203,10 +205,7 @@ fn a_short_silence_costs_nothing() -> Result<()> {
 /// A path that loses every third packet is left for a better one, and used again when it is over.
 #[test]
 fn a_path_that_loses_30_percent() -> Result<()> {
-    let scene = Scene::with(&[delayed(NEAR_MS), delayed(FAR_MS)], |_, configs| {
-        prefer(configs, 0);
-        Ok(())
-    })?;
+    let scene = near_and_far()?;
     let stream = scene.stream(PACE, SIZE)?;
     thread::sleep(Duration::from_millis(500));
     scene.topology.link(0)?.change(|shape| shape.loss = 0.3)?;
@@ -228,10 +227,7 @@ fn a_path_that_loses_30_percent() -> Result<()> {
 /// Every path loses many packets: the one that loses fewest carries them.
 #[test]
 fn the_least_bad_path_when_all_are_bad() -> Result<()> {
-    let scene = Scene::with(&[delayed(NEAR_MS), delayed(FAR_MS)], |_, configs| {
-        prefer(configs, 0);
-        Ok(())
-    })?;
+    let scene = near_and_far()?;
     let stream = scene.stream(PACE, SIZE)?;
     scene.topology.link(0)?.set_black_hole(true)?;
     scene.topology.link(1)?.change(|shape| shape.loss = 0.25)?;

@@ -143,8 +143,7 @@ impl Scene {
 /// on to answer. The kernel may take a second to resolve a neighbour, and keeps few packets meanwhile.
 pub fn meet(topology: &Topology) -> Result<()> {
     for gateway in [&topology.a, &topology.b] {
-        let ping = Ping { count: 1, ..Ping::to(gateway.host_v4()) }.run(gateway.namespace())?;
-        ensure!(ping.received == 1, "gateway {} does not reach its host", gateway.name());
+        gateway.meet_host()?;
     }
     for connection in &topology.connections {
         let far = connection.ends[1].v4.context("the link has IPv4")?;

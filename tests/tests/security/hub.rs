@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use multipath_tests::{Connection, Gateway, Lab, TunnelConfig, eventually};
 
-use crate::scene::{LINK, PROBE_INTERVAL, alone, meet_host, reaches, up_all};
+use crate::scene::{LINK, PROBE_INTERVAL, alone, reaches, up_all};
 use crate::state;
 
 #[test]
@@ -17,7 +17,7 @@ fn spokes_without_address_are_reached_at_once_and_for_long() -> Result<()> {
     let connections =
         [Connection::new(&lab, 0, [&b, &hub], LINK.natted())?, Connection::new(&lab, 1, [&c, &hub], LINK.natted())?];
     for gateway in [&hub, &b, &c] {
-        meet_host(gateway)?;
+        gateway.meet_host()?;
     }
     let mut configs = TunnelConfig::mesh(0, &[&hub, &b, &c], &connections);
     ensure!(configs[0].peers.iter().all(|peer| peer.endpoints.is_empty()), "the hub knows no address");

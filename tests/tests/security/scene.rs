@@ -31,7 +31,7 @@ impl Scene {
         let alone = alone();
         let topology = Topology::new(links)?;
         for gateway in [&topology.a, &topology.b] {
-            meet_host(gateway)?;
+            gateway.meet_host()?;
         }
         for connection in &topology.connections {
             let far = connection.ends[1].v4.context("the link has IPv4")?;
@@ -113,12 +113,6 @@ impl Scene {
 pub fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Has a gateway and its host know each other: resolving a neighbour may take the kernel a second.
-pub fn meet_host(gateway: &Gateway) -> Result<()> {
-    reaches(gateway.namespace(), gateway.host_v4())?;
-    reaches(gateway.namespace(), gateway.host_v6())
 }
 
 /// Pings: every one is answered.
