@@ -198,7 +198,8 @@ fn a_short_silence_costs_nothing() -> Result<()> {
     let copies = dropped(scene.b(), "duplicate")?;
     println!("{copies} second copies");
     ensure!(copies > 0, "no packet went twice");
-    ensure!(path(scene.a(), "b/up0")?.used, "the path was left for good");
+    // The last silence may have been long enough for leaving it.
+    until_used(scene.a(), "b/up0", true, BACK_WITHIN)?;
     scene.close()
 }
 
