@@ -13,9 +13,10 @@
 //! | 2 | 2 | bytes of the message, which is padded with zeros |
 //! | 4 | 4 | sequence |
 //! | 8 | 1 | path id, in the sender's numbering |
-//! | 9 | 7 | zero |
+//! | 9 | 1 | 1: the path takes part in aggregation |
+//! | 10 | 6 | zero |
 //! | 16 | 8 | packets that the sender has sent on the path |
-//! | 24 | n | zero, at least 40 |
+//! | 24 | n | zero, at least 48 |
 //!
 //! | offset | size | field of a reply |
 //! | --- | --- | --- |
@@ -32,6 +33,8 @@
 //! | 48 | 8 | packets that came late |
 //! | 56 | 4 | smoothed transit time, microseconds |
 //! | 60 | 4 | interarrival jitter, microseconds |
+//! | 64 | 4 | how much longer than by the nearest path packets take by this one, microseconds |
+//! | 68 | 4 | how much longer than that packets are held that are delivered by time, microseconds |
 //!
 //! A keepalive is for the peer's daemon. A probe is answered by the peer's programs, which make the reply out of it in
 //! place and send it back by the path that it came by; so a probe is at least as long as a reply. With the sender
@@ -47,7 +50,7 @@ pub const MAX_CONTROL_LEN: usize = 256;
 /// Bytes of a [`Reply`], and the fewest of a [`Probe`].
 pub const REPLY_LEN: usize = REPLY_WORDS * 4;
 /// [`REPLY_LEN`] in 32-bit words.
-pub const REPLY_WORDS: usize = 16;
+pub const REPLY_WORDS: usize = 18;
 /// Bytes of a [`Message::Keepalive`].
 const KEEPALIVE_LEN: usize = 4;
 /// Kind of [`Message::Keepalive`].
@@ -82,6 +85,8 @@ pub struct Probe {
     pub sequence: u32,
     /// Path id, in the sender's numbering.
     pub path: u8,
+    /// 1 when the sender stripes packets over this path, or is about to; else 0.
+    pub is_member: u8,
     /// Packets that the sender has sent on the path alone, probes included.
     pub sent_packets: u64,
 }
@@ -113,6 +118,11 @@ pub struct Reply {
     pub smoothed_us: u32,
     /// Interarrival jitter, microseconds.
     pub jitter_us: u32,
+    /// How much longer than by the nearest path nearly all packets take by this one, microseconds
+    /// ([`Playout::need_us`](crate::playout::Playout::need_us)).
+    pub need_us: u32,
+    /// How much longer than packets take by the nearest path those are held that are delivered by time, microseconds.
+    pub spread_us: u32,
 }
 
 /// Why bytes are not a message that this version accepts.
@@ -166,7 +176,7 @@ impl Probe {
         let mut words = [0; REPLY_WORDS];
         words[0] = (PROBE as u32 | (self.role as u32) << 8 | (self.len as u32) << 16).to_le();
         words[1] = self.sequence.to_le();
-        words[2] = (self.path as u32).to_le();
+        words[2] = (self.path as u32 | (self.is_member as u32) << 8).to_le();
         words[4] = low(self.sent_packets);
         words[5] = high(self.sent_packets);
         words
@@ -181,6 +191,7 @@ impl Probe {
             len: (first >> 16) as u16,
             sequence: u32::from_le(words[1]),
             path: u32::from_le(words[2]) as u8,
+            is_member: (u32::from_le(words[2]) >> 8) as u8,
             sent_packets: wide(words[4], words[5]),
         }
     }
@@ -207,6 +218,8 @@ impl Reply {
             high(self.late),
             self.smoothed_us.to_le(),
             self.jitter_us.to_le(),
+            self.need_us.to_le(),
+            self.spread_us.to_le(),
         ]
     }
 
@@ -227,6 +240,8 @@ impl Reply {
             late: wide(words[12], words[13]),
             smoothed_us: u32::from_le(words[14]),
             jitter_us: u32::from_le(words[15]),
+            need_us: u32::from_le(words[16]),
+            spread_us: u32::from_le(words[17]),
         }
     }
 }
@@ -264,7 +279,8 @@ impl Message {
                 if usize::from(probe.len) != len {
                     return Err(MessageError::WrongLength);
                 }
-                if probe.to_words() != words || bytes[REPLY_LEN..].iter().any(|byte| *byte != 0) {
+                if probe.is_member > 1 || probe.to_words() != words || bytes[REPLY_LEN..].iter().any(|byte| *byte != 0)
+                {
                     return Err(MessageError::ReservedByte);
                 }
                 Ok(Self::Probe(probe))
@@ -335,8 +351,14 @@ mod tests {
 
     use super::*;
 
-    const PROBE_EXAMPLE: Probe =
-        Probe { role: 2, len: 0x0140, sequence: 0x0403_0201, path: 7, sent_packets: 0x1817_1615_1413_1211 };
+    const PROBE_EXAMPLE: Probe = Probe {
+        role: 2,
+        len: 0x0140,
+        sequence: 0x0403_0201,
+        path: 7,
+        is_member: 1,
+        sent_packets: 0x1817_1615_1413_1211,
+    };
     const REPLY_EXAMPLE: Reply = Reply {
         path: 7,
         len: 0x0140,
@@ -350,6 +372,8 @@ mod tests {
         late: 0x7877_7675_7473_7271,
         smoothed_us: 0x8483_8281,
         jitter_us: 0x9493_9291,
+        need_us: 0xa4a3_a2a1,
+        spread_us: 0xb4b3_b2b1,
     };
 
     fn bytes(message: Message) -> Vec<u8> {
@@ -362,13 +386,13 @@ mod tests {
     fn message_bytes_are_frozen() {
         assert_eq!(bytes(Message::Keepalive), [1, 0, 0, 0]);
         let mut probe = [0; REPLY_LEN];
-        probe[..9].copy_from_slice(&[2, 2, 0x40, 1, 1, 2, 3, 4, 7]);
+        probe[..10].copy_from_slice(&[2, 2, 0x40, 1, 1, 2, 3, 4, 7, 1]);
         probe[16..24].copy_from_slice(&[0x11, 0x12, 0x13, 0x14, 0x15, 0x16, 0x17, 0x18]);
         assert_eq!(bytes(Message::Probe(PROBE_EXAMPLE)), probe);
         let mut reply = Vec::from([3, 7, 0x40, 1, 1, 2, 3, 4]);
         reply.extend((0x11..=0x14).chain(0x21..=0x24));
         reply.extend([0x31, 0x41, 0x51, 0x61, 0x71].into_iter().flat_map(|first| first..first + 8));
-        reply.extend((0x81..=0x84).chain(0x91..=0x94));
+        reply.extend([0x81, 0x91, 0xa1, 0xb1].into_iter().flat_map(|first| first..first + 4));
         assert_eq!(bytes(Message::Reply(REPLY_EXAMPLE)), reply);
     }
 
@@ -387,10 +411,11 @@ mod tests {
         assert_eq!(Message::from_bytes(&padded), Err(MessageError::WrongLength));
         padded.resize(0x0140, 0);
         assert_eq!(Message::from_bytes(&padded), Ok(Message::Probe(PROBE_EXAMPLE)));
-        for at in [9, 15, 24, 0x13f] {
-            padded[at] = 1;
+        for at in [9, 10, 15, 24, 0x13f] {
+            let before = padded[at];
+            padded[at] = 2;
             assert_eq!(Message::from_bytes(&padded), Err(MessageError::ReservedByte), "{at}");
-            padded[at] = 0;
+            padded[at] = before;
         }
         for kind in (0..=u8::MAX).filter(|kind| ![KEEPALIVE, PROBE, REPLY].contains(kind)) {
             assert_eq!(Message::from_bytes(&[kind, 0, 0, 0]), Err(MessageError::UnknownKind(kind)));
@@ -411,7 +436,8 @@ mod tests {
         #[test]
         fn messages_round_trip(words: [u32; REPLY_WORDS]) {
             let reply = Reply::from_words(&words);
-            let probe = Probe { len: REPLY_LEN as u16, ..Probe::from_words(&words) };
+            let probe = Probe::from_words(&words);
+            let probe = Probe { len: REPLY_LEN as u16, is_member: probe.is_member & 1, ..probe };
             for message in [Message::Reply(reply), Message::Probe(probe)] {
                 prop_assert_eq!(Message::from_bytes(&bytes(message)), Ok(message));
             }

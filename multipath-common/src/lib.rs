@@ -9,6 +9,9 @@
     reason = "the verifier and the 512 bytes of stack decide what may be a call of its own in a BPF program"
 )]
 
+pub mod bond;
+pub mod classes;
+pub mod classify;
 pub mod control;
 pub mod crypto;
 pub mod drops;
@@ -20,9 +23,11 @@ pub mod mss;
 pub mod outer;
 pub mod pacing;
 pub mod parts;
+pub mod playout;
 pub mod quality;
 pub mod schedule;
 pub mod steering;
+pub mod stripe;
 pub mod transit;
 pub mod window;
 pub mod wire;

@@ -27,7 +27,8 @@
 //! | `spreading` | array | 0 | processors that share the work, u32; below 2 it is not shared | daemon |
 //! | `lanes` | array | lane ([`crate::steering`]) | [`Lane`] | programs |
 //!
-//! [`crate::quality`] has the maps about how good the paths are.
+//! More maps stand in [`crate::quality`] (how good the paths are), [`crate::classes`] (which flows go how), [`crate::bond`]
+//! (striping) and [`crate::playout`] (delivery by time).
 //!
 //! All addresses are 16 bytes in network order; an IPv4 address is IPv4-mapped (RFC 4291 section 2.5.5.2).
 //!
@@ -332,10 +333,35 @@ shared! {
     pub struct Flow {
         /// Sum of `generation` at the time of the choice; another sum asks for a new choice.
         pub generation: u64,
+        /// Bytes of inner packets that it has sent.
+        pub bytes: u64,
+        /// When its last packet came, nanoseconds of `CLOCK_BOOTTIME`.
+        pub last_ns: u64,
+        /// When the present look at whether it is bulk began, nanoseconds of `CLOCK_BOOTTIME`.
+        pub look_ns: u64,
+        /// `bytes` at that time.
+        pub look_bytes: u64,
         /// Number of the peer.
         pub peer: u32,
-        /// Path id.
+        /// Path id, of all but the packets that are striped.
         pub path: u32,
+        /// Its [`FlowClass`](crate::classes::FlowClass).
+        pub class: u32,
+        /// Number of the rule that says so, 0 for none.
+        pub rule: u32,
+        /// The choice of a class holds for packets with this DSCP
+        pub dscp: u32,
+        /// and from so many bytes
+        pub shortest: u32,
+        /// to so many.
+        pub longest: u32,
+        /// When the last packet that is delivered by time is due but for the transit time of the nearest path: its sender
+        /// timestamp and what it is held for, microseconds, wrapping. The next one is due later, also when its hold is less.
+        pub due_us: u32,
+        /// 1 when the daemon was told that it is bulk: `leads` may know it.
+        pub is_bulk: u32,
+        /// Packets since `look_ns` that found their path full.
+        pub pressed: u32,
     }
 
     /// Who owns an inner source address.
@@ -473,6 +499,27 @@ pub const TROUBLE_NOT_AUTHENTIC: u32 = 2;
 /// The peer's public key is nobody's: no secret can be agreed on with it.
 pub const TROUBLE_WEAK_KEY: u32 = 3;
 
+impl Flow {
+    /// One that has sent nothing, and whose class was not looked for.
+    pub const NEW: Self = Self {
+        generation: 0,
+        bytes: 0,
+        last_ns: 0,
+        look_ns: 0,
+        look_bytes: 0,
+        peer: 0,
+        path: 0,
+        class: 0,
+        rule: 0,
+        dscp: 0,
+        shortest: 0,
+        longest: 0,
+        due_us: 0,
+        is_bulk: 0,
+        pressed: 0,
+    };
+}
+
 impl Session {
     /// A slot whose session has ended: no program seals or accepts anything with it. See the top of this module.
     pub const RETIRED: Self = Self {
@@ -512,7 +559,7 @@ unsafe impl aya::Pod for SessionKeys {}
 /// The maps that are pinned: the name under which the programs declare them, and the kind as `bpftool` calls it. Both
 /// are part of the layout: aya reuses a pinned map without asking for its kind.
 #[cfg(feature = "user")]
-pub const PINNED: [(&str, &str); 27] = [
+pub const PINNED: [(&str, &str); 39] = [
     ("tunnel", "array"),
     ("generation", "array"),
     ("allowed_ips", "lpm_trie"),
@@ -540,6 +587,18 @@ pub const PINNED: [(&str, &str); 27] = [
     ("probe_events", "ringbuf"),
     ("path_quality", "array"),
     ("path_log", "array"),
+    ("class_rules", "array"),
+    ("class_stats", "percpu_array"),
+    ("leads", "lru_hash"),
+    ("flow_events", "ringbuf"),
+    ("destinations", "lru_hash"),
+    ("bonds", "array"),
+    ("bond_members", "array"),
+    ("bond_clocks", "array"),
+    ("playouts", "array"),
+    ("playout_stage", "array"),
+    ("held", "ringbuf"),
+    ("held_scratch", "percpu_array"),
 ];
 
 /// How many entries the maps have whose size the configuration decides.
@@ -564,7 +623,7 @@ impl Capacity {
     }
 
     /// Name and entries of each map that depends on the capacity.
-    pub fn max_entries(&self) -> [(&'static str, u32); 13] {
+    pub fn max_entries(&self) -> [(&'static str, u32); 17] {
         let paths = self.peers * MAX_PATHS as u32;
         let sessions = self.peers * SESSIONS_PER_PEER as u32;
         [
@@ -581,6 +640,10 @@ impl Capacity {
             ("arrivals", paths),
             ("path_clocks", paths),
             ("path_quality", paths),
+            ("bonds", self.peers),
+            ("bond_clocks", self.peers),
+            ("playouts", self.peers),
+            ("bond_members", paths),
         ]
     }
 }
@@ -591,7 +654,14 @@ impl Capacity {
 #[cfg(feature = "user")]
 pub fn layout(capacity: Capacity) -> impl core::fmt::Display {
     let mut hasher = blake3::Hasher::new();
-    for description in DESCRIPTIONS.iter().chain(crate::quality::DESCRIPTIONS) {
+    let described = [
+        DESCRIPTIONS,
+        crate::quality::DESCRIPTIONS,
+        crate::classes::DESCRIPTIONS,
+        crate::bond::DESCRIPTIONS,
+        crate::playout::DESCRIPTIONS,
+    ];
+    for description in described.concat() {
         hasher.update(description.as_bytes());
     }
     for (name, kind) in PINNED {
@@ -616,6 +686,13 @@ pub fn layout(capacity: Capacity) -> impl core::fmt::Display {
         crate::control::REPLY_LEN,
         crate::quality::PATH_LOG_LEN,
         crate::quality::PROBE_EVENTS_LEN,
+        crate::classes::MAX_CLASS_RULES,
+        crate::classes::CLASS_STATS_LEN,
+        crate::classes::MAX_LEADS,
+        crate::classes::MAX_DESTINATIONS,
+        crate::classes::FLOW_EVENTS_LEN,
+        crate::playout::HELD_LEN,
+        crate::playout::MAX_HELD_LEN,
         size_of::<SessionKeys>(),
         size_of::<crate::window::Window>(),
         DropReason::COUNT,

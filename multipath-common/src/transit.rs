@@ -6,7 +6,7 @@
 use crate::{
     control::REPLY_LEN,
     quality::Arrivals,
-    wire::{Class, DataHeader, PacketType},
+    wire::{DataHeader, PacketType},
 };
 
 /// A packet is late when it took so much longer than the smoothed transit time plus four times the jitter,
@@ -20,7 +20,7 @@ const MAX_STEP_US: u32 = 1 << 26;
 /// for round trips).
 const SMOOTHING_SHIFT: u32 = 3;
 /// Jitter is kept times 16, and follows by a sixteenth (RFC 3550 appendix A.8).
-const JITTER_SHIFT: u32 = 4;
+pub const JITTER_SHIFT: u32 = 4;
 
 /// Whether a packet tells by its arrival, or by being lost, how its path is: not one that goes by another path as well,
 /// nor a padded probe, which is meant to be lost when it is longer than the path carries. Both ends go by this.
@@ -28,7 +28,7 @@ const JITTER_SHIFT: u32 = 4;
 pub const fn tells(header: &DataHeader, payload_len: u32) -> bool {
     match header.packet_type {
         PacketType::Control => payload_len <= REPLY_LEN as u32,
-        _ => !matches!(header.flags.class, Class::Duplicate),
+        _ => !header.flags.class.is_doubled(),
     }
 }
 

@@ -63,7 +63,10 @@ impl Window {
                 clear = WORDS as u64;
             }
             let mut step = 0;
-            while step < clear {
+            // Volatile, because the compiler would count `clear` down to 0, and the verifier of Linux 6.1 sees no end
+            // of that: it learns nothing from `clear != 0`.
+            // SAFETY: the pointer comes from a variable.
+            while step < unsafe { core::ptr::read_volatile(&raw const clear) } {
                 // Volatile, because a plain loop becomes a call of memset, which the lock forbids.
                 // SAFETY: the pointer comes from a mutable reference to an element.
                 unsafe { core::ptr::write_volatile(&raw mut self.seen[((last - step) & WORD_MASK) as usize], 0) };

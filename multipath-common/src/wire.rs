@@ -7,7 +7,7 @@
 //! | 2 | 2 | [`Flags`], little-endian |
 //! | 4 | 4 | receiver index, little-endian |
 //! | 8 | 8 | counter, little-endian |
-//! | 16 | 4 | sender timestamp, microseconds, wrapping, little-endian |
+//! | 16 | 4 | sender timestamp ([`DataHeader::timestamp`]), microseconds, wrapping, little-endian |
 //! | 20 | n | sealed inner IP packet, or one part of it |
 //! | 20+n | 16 | tag |
 //!
@@ -75,6 +75,22 @@ pub enum Class {
     Aggregate = 1,
     /// Every packet goes on several paths; the first copy is delivered.
     Duplicate = 2,
+    /// A packet of an aggregate flow that goes by two paths, because what they would carry otherwise is idle.
+    AggregateDuplicate = 3,
+}
+
+impl Class {
+    /// Whether a packet goes by two paths, so that it bears the id of one and may come by the other.
+    #[inline(always)]
+    pub const fn is_doubled(self) -> bool {
+        matches!(self, Self::Duplicate | Self::AggregateDuplicate)
+    }
+
+    /// Whether a packet is delivered by time.
+    #[inline(always)]
+    pub const fn is_aggregate(self) -> bool {
+        matches!(self, Self::Aggregate | Self::AggregateDuplicate)
+    }
 }
 
 /// Which part of an inner packet this is (2 bits of the flags).
@@ -122,6 +138,7 @@ impl Flags {
             0 => Class::Pin,
             1 => Class::Aggregate,
             2 => Class::Duplicate,
+            3 => Class::AggregateDuplicate,
             _ => return None,
         };
         let part = match bits >> 12 & 3 {
@@ -147,7 +164,8 @@ pub struct DataHeader {
     pub receiver: u32,
     /// Position in the session; the nonce of the seal.
     pub counter: u64,
-    /// When it was sent: microseconds of the sender's clock, wrapping.
+    /// When it leaves the path's virtual queue ([`crate::pacing`]), for a packet that is delivered by time, else when it
+    /// was sent: microseconds of the sender's clock, wrapping.
     pub timestamp: u32,
 }
 
@@ -249,7 +267,7 @@ mod tests {
     #[test]
     fn every_reserved_bit_and_value_is_refused() {
         for bits in 0..=u16::MAX {
-            let known = bits >> 14 == 0 && bits & 0xf < 3 && bits >> 12 & 3 < 3;
+            let known = bits >> 14 == 0 && bits & 0xf < 4 && bits >> 12 & 3 < 3;
             assert_eq!(Flags::from_bits(bits).is_some(), known, "{bits:#x}");
         }
         for byte in 0..=u8::MAX {

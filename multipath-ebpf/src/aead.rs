@@ -41,7 +41,19 @@ pub fn seal(
     key: *const [u32; 8],
     cipher: u32,
 ) -> u32 {
+    begin(header, key);
+    seal_begun(packet, offset, len, cipher)
+}
+
+/// The first half of [`seal`]: what does not depend on the payload.
+#[inline(always)]
+pub fn begin(header: [u32; HEADER_WORDS], key: *const [u32; 8]) {
     start(key, pair(header[0], header[1]), pair(header[2], header[3]), header[4]);
+}
+
+/// The second half of [`seal`].
+#[inline(always)]
+pub fn seal_begun(packet: Packet, offset: usize, len: u32, cipher: u32) -> u32 {
     seal_in_place(packet.start(), packet.end(), pair(offset as u32, len), cipher)
 }
 
@@ -58,7 +70,7 @@ pub fn open(
     key: *const [u32; 8],
     cipher: u32,
 ) -> u32 {
-    start(key, pair(header[0], header[1]), pair(header[2], header[3]), header[4]);
+    begin(header, key);
     open_in_place(packet.start(), packet.end(), pair(offset as u32, len), cipher)
 }
 
@@ -68,7 +80,6 @@ fn pair(low: u32, high: u32) -> u64 {
     u64::from(low) | u64::from(high) << 32
 }
 
-/// Begins with a packet: what does not depend on the payload.
 #[inline(never)]
 fn start(key: *const [u32; 8], header01: u64, header23: u64, header4: u32) -> u32 {
     let Some(aead) = SCRATCH.get_ptr_mut(0) else { return FAILED };

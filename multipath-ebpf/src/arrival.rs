@@ -17,7 +17,7 @@ use multipath_common::{
     },
     outer::{self, IPV4_UDP_WORDS, IPV6_UDP_WORDS, Outer, Ports},
     transit,
-    wire::{Class, DataHeader, Flags, HEADER_LEN, HEADER_WORDS, IPV4_HEADER_LEN, PacketType, TAG_LEN, type_byte},
+    wire::{DataHeader, Flags, HEADER_LEN, HEADER_WORDS, IPV4_HEADER_LEN, PacketType, TAG_LEN, type_byte},
 };
 
 use crate::{
@@ -132,7 +132,14 @@ impl Arrival {
             fetch_add(&raw mut (*arrivals).packets, 1);
             fetch_add(&raw mut (*arrivals).bytes, u64::from(self.outer.headers_len + self.outer.payload_len));
             (*arrivals).counter = self.header.counter;
-            let seen = (*arrivals).take(self.header.timestamp, (self.now / 1000) as u32);
+            let now_us = (self.now / 1000) as u32;
+            if self.header.flags.class.is_aggregate() {
+                // What its timestamp says is due to the sender's virtual queue, and not comparable with the others'.
+                let is_first = fetch_add(&raw mut (*arrivals).striped, 1) == 0;
+                (*arrivals).take_striped(self.header.timestamp, now_us, is_first);
+                return 0;
+            }
+            let seen = (*arrivals).take(self.header.timestamp, now_us);
             if seen.is_reordered {
                 fetch_add(&raw mut (*arrivals).reordered, 1);
             }
@@ -260,6 +267,9 @@ pub fn inspect<'a, const L2: usize>(
         }
         _ => return Err(Exit::Pass),
     };
+    let arrival = place.as_mut_ptr();
+    // SAFETY: the place is one for it.
+    unsafe { (&raw mut (*arrival).outer).write(outer) };
     let words = words.ok_or(DropReason::Truncated)?;
     if matches!(
         PacketType::from_byte(type_byte(words[0])),
@@ -284,6 +294,11 @@ pub fn inspect<'a, const L2: usize>(
     if payload_len > MAX_PAYLOAD_LEN {
         return Err(DropReason::Oversized.into());
     }
+    // SAFETY: as above.
+    unsafe {
+        (&raw mut (*arrival).header).write(header);
+        (&raw mut (*arrival).payload_len).write(payload_len);
+    }
     let session = maps::session(header.receiver).ok_or(DropReason::UnknownSession)?;
     // SAFETY: just looked up; the field never changes.
     let peer = unsafe { (*session).peer };
@@ -294,7 +309,15 @@ pub fn inspect<'a, const L2: usize>(
     // SAFETY: no arguments.
     let now = unsafe { bpf_ktime_get_boot_ns() };
     check_session(session, &header, now)?;
-    Ok(place.write(Arrival { outer, header, payload_len, peer, slot, ifindex, now, session }))
+    // SAFETY: the place is one for it, and all of its fields are written.
+    unsafe {
+        (&raw mut (*arrival).peer).write(peer);
+        (&raw mut (*arrival).slot).write(slot);
+        (&raw mut (*arrival).ifindex).write(ifindex);
+        (&raw mut (*arrival).now).write(now);
+        (&raw mut (*arrival).session).write(session);
+        Ok(&mut *arrival)
+    }
 }
 
 /// Looks whether the session lives and the counter is new.
@@ -320,7 +343,7 @@ fn check_session(session: *mut Session, header: &DataHeader, now: u64) -> Result
 /// Whether a packet goes by two paths.
 #[inline(always)]
 fn is_doubled(header: &DataHeader) -> bool {
-    header.flags.class == Class::Duplicate
+    header.flags.class.is_doubled()
 }
 
 /// Why a packet is dropped whose counter was seen before.

@@ -18,8 +18,8 @@ use crate::{
     arrival::Arrival,
     drops::Exit,
     ingress_tc::strip,
-    intrinsics::fetch_add,
-    maps::{ARRIVALS, CONTROL_EVENTS, PROBE_EVENTS, TUNNEL},
+    intrinsics::{fetch_add, length},
+    maps::{ARRIVALS, CONTROL_EVENTS, PLAYOUT_STAGE, PLAYOUTS, PROBE_EVENTS, TUNNEL},
     packet::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Packet},
     path_choice::usable_for_control,
     steering,
@@ -78,11 +78,18 @@ fn answer<const L2: usize>(ctx: &TcContext, arrival: &Arrival) -> Result<i32, Dr
     let offset = L2 + arrival.payload_offset();
     let message = packet.at_variable::<[u32; REPLY_WORDS]>(offset).ok_or(DropReason::DeliveryFailed)?;
     let arrivals = ARRIVALS.get_ptr_mut(arrival.slot).ok_or(DropReason::NoPath)?;
+    let own = arrival.slot as usize & (MAX_PATHS - 1);
+    let (need_us, spread_us) = match PLAYOUTS.get(arrival.peer) {
+        Some(playout) if is_holding(arrival.now) => (playout.need_us[own], playout.spread_us),
+        Some(playout) => (playout.need_us[own], 0),
+        None => (0, 0),
+    };
     // SAFETY: `at_variable` has checked the bounds, the value was just looked up.
     unsafe {
         let probe = Probe::from_words(&*message);
         fetch_add(&raw mut (*arrivals).probes, 1);
         (*arrivals).peer_role = u32::from(probe.role);
+        (*arrivals).peer_is_member = u32::from(probe.is_member);
         (*arrivals).peer_sent = probe.sent_packets;
         (*arrivals).received_then = (*arrivals).packets;
         *message = Reply {
@@ -98,6 +105,8 @@ fn answer<const L2: usize>(ctx: &TcContext, arrival: &Arrival) -> Result<i32, Dr
             late: (*arrivals).late,
             smoothed_us: (*arrivals).smoothed_us,
             jitter_us: (*arrivals).jitter_us(),
+            need_us,
+            spread_us,
         }
         .to_words();
     }
@@ -112,6 +121,12 @@ fn answer<const L2: usize>(ctx: &TcContext, arrival: &Arrival) -> Result<i32, Dr
     let tunnel = TUNNEL.get(0).ok_or(DropReason::DeliveryFailed)?;
     // SAFETY: the redirect happens after the program.
     Ok(unsafe { bpf_redirect(tunnel.port_ifindex, u64::from(BPF_F_INGRESS)) } as i32)
+}
+
+/// Whether somebody holds packets that are delivered by time. While nobody does, the peer is told so, and stripes none.
+#[inline(always)]
+fn is_holding(now: u64) -> bool {
+    PLAYOUT_STAGE.get(0).is_some_and(|stage| stage.alive_until_ns > now)
 }
 
 /// Notes that a probe leaves by a path.
@@ -179,6 +194,8 @@ fn hand_over<const L2: usize>(ctx: &TcContext, arrival: &Arrival) -> Result<i32,
     // SAFETY: the entry was just reserved, and the length is checked against its bytes; the context is valid while the
     // program runs.
     let loaded = unsafe {
+        const MOST: u32 = MAX_CONTROL_LEN as u32;
+        let bytes = (&raw mut (*event).bytes).cast();
         (*event).peer = arrival.peer;
         (*event).session = arrival.header.receiver;
         (*event).slot = arrival.slot;
@@ -186,7 +203,7 @@ fn hand_over<const L2: usize>(ctx: &TcContext, arrival: &Arrival) -> Result<i32,
         (*event).received_ns = arrival.now;
         (*event).timestamp = arrival.header.timestamp;
         (*event).len = arrival.payload_len;
-        len == 0 || bpf_skb_load_bytes(ctx.skb.skb.cast(), offset, (&raw mut (*event).bytes).cast(), len) == 0
+        len == 0 || bpf_skb_load_bytes(ctx.skb.skb.cast(), offset, bytes, length::<MOST>(len)) == 0
     };
     if loaded {
         entry.submit(0);

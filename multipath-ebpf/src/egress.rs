@@ -6,11 +6,12 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use multipath_common::{
+    classes::FlowClass,
     control::{CONTROL_MARK_WORDS, ControlMark, PROBE, Probe, REPLY_WORDS, kind},
     drops::DropReason,
-    ecn,
-    inner::{Inner, TCP},
-    maps::{FAMILY_IPV4, MAX_COUNTER, MAX_PART_LEN, MAX_PATHS, PATH_DOUBTED, Path, Session, Tunnel, path_slot},
+    ecn::{self, ECN_MASK},
+    inner::{Inner, TCP, UDP},
+    maps::{FAMILY_IPV4, Flow, MAX_COUNTER, MAX_PART_LEN, MAX_PATHS, PATH_DOUBTED, Path, Session, Tunnel, path_slot},
     mss::{self, MAX_OPTIONS_LEN, OPTIONS_BUFFER_LEN, Search},
     outer::{IPV4_UDP_WORDS, IPV6_UDP_WORDS},
     parts, transit,
@@ -18,14 +19,15 @@ use multipath_common::{
 };
 
 use crate::{
-    control,
+    classes, control,
     drops::{Account, Exit},
-    intrinsics::fetch_add,
+    intrinsics::{fetch_add, length, opaque},
     maps::{self, PART_SCRATCH, PATH_STATS, PEERS_MAP, TUNNEL},
-    pacing,
+    pacing::{self, Admission},
     packet::{ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Packet},
     path_choice::{self, Choice},
     steering,
+    striping::{self, Striped},
     underlay::{self, Payload},
 };
 
@@ -33,6 +35,12 @@ use crate::{
 const TCP_HEADER_LEN: u32 = 20;
 /// The SYN flag in the fourth word of a TCP header (RFC 9293 section 3.1), host order.
 const SYN: u32 = 0x0002_0000;
+/// The ACK flag.
+const ACK: u32 = 0x0010_0000;
+/// All flags but those of congestion (CWR and ECE).
+const TCP_FLAGS: u32 = 0x003f_0000;
+/// Port of domain names (RFC 1035 section 4.2).
+const DNS_PORT: u16 = 53;
 /// Offset of the checksum in a TCP header.
 const TCP_CHECKSUM_OFFSET: u32 = 16;
 
@@ -45,6 +53,74 @@ pub const SECOND_PART_MARK: [u8; 2] = [0x06, 0x32];
 /// First bytes of the MAC addresses of the copy of a sealed packet that goes by a second path: this, the id of that path,
 /// zero, and the peer. The copy comes back to `mp0-port` as it left by the first path, and gets other outer headers.
 pub const COPY_MARK: [u8; 2] = [0x06, 0x35];
+
+const AUTOMATIC: u32 = FlowClass::Automatic as u32;
+const DUPLICATE: u32 = FlowClass::Duplicate as u32;
+
+/// By which paths, and how, a packet goes. One number: the verifier would follow every combination of several apart.
+#[derive(Clone, Copy)]
+struct Way(u64);
+
+impl Way {
+    /// By one path or two, of a flow that is carried as `carried_as` and held for `hold`.
+    #[inline(always)]
+    const fn new(path: u8, second: Option<u8>, carried_as: Class, hold: u32, timestamp: u32) -> Self {
+        let (class, second) = match (carried_as, second) {
+            (Class::Aggregate, None) => (Class::Aggregate, 0),
+            (Class::Aggregate, Some(second)) => (Class::AggregateDuplicate, second as u64 + 1),
+            (_, None) => (Class::Pin, 0),
+            (_, Some(second)) => (Class::Duplicate, second as u64 + 1),
+        };
+        let how = (class as u64) << 16 | (carried_as as u64) << 20 | (hold as u64 & 0xff) << 24;
+        Self(path as u64 | second << 8 | how | (timestamp as u64) << 32)
+    }
+
+    /// By one path, and now.
+    #[inline(always)]
+    fn alone(path: u8) -> Self {
+        // SAFETY: no arguments.
+        Self::new(path, None, Class::Pin, 0, (unsafe { bpf_ktime_get_boot_ns() } / 1000) as u32)
+    }
+
+    /// The same, of which the verifier knows nothing.
+    #[inline(always)]
+    fn forget(self) -> Self {
+        Self(opaque(self.0))
+    }
+
+    #[inline(always)]
+    const fn path(self) -> u8 {
+        self.0 as u8
+    }
+
+    #[inline(always)]
+    const fn second(self) -> Option<u8> {
+        let second = (self.0 >> 8) as u8;
+        if second == 0 { None } else { Some(second - 1) }
+    }
+
+    /// What its flow is carried as: the number of a [`Class`].
+    #[inline(always)]
+    const fn carried_as(self) -> u32 {
+        (self.0 >> 20) as u32 & 0xf
+    }
+
+    #[inline(always)]
+    const fn flags(self, part: Part) -> Flags {
+        let class = match self.0 >> 16 & 0xf {
+            0 => Class::Pin,
+            1 => Class::Aggregate,
+            2 => Class::Duplicate,
+            _ => Class::AggregateDuplicate,
+        };
+        Flags { class, hold: (self.0 >> 24) as u8, part }
+    }
+
+    #[inline(always)]
+    const fn timestamp(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+}
 
 /// What a packet is sealed with.
 #[derive(Clone, Copy)]
@@ -95,33 +171,103 @@ pub fn forward(ctx: &TcContext, account: &mut Account) -> Result<i32, Exit> {
         return send_second_part(ctx, account, &inner, path, counter);
     }
     steering::begin(ctx);
-    let (mut choice, mut path) = path_choice::of_flow(&inner.key)?;
-    if inner.len > path.inner_mtu {
-        choice.path = path_choice::for_long_packet(&inner.key, choice.peer, inner.len).ok_or(DropReason::NoPath)?;
-        path = path_choice::usable(choice).ok_or(DropReason::NoPath)?;
+    let (choice, flow) = path_choice::of_flow(&inner.key)?;
+    let tcp = tcp_word(packet, &inner);
+    if tcp & SYN != 0 {
+        clamp_segment_size(ctx, &inner, tcp);
     }
-    if inner.key.protocol == TCP && inner.has_ports {
-        clamp_segment_size(ctx, packet, &inner);
-    }
-    if inner.len > path.inner_mtu {
-        return send_in_parts(ctx, account, &inner, choice, path);
-    }
-    let tos = admit(account, choice, inner.len + overhead(path), inner.tos)?;
-    let payload = Payload { len: inner.len, version: inner.version, tos };
+    send_flow(ctx, account, &inner, choice, flow, tcp)
+}
+
+/// Sends an inner packet of a flow; `tcp` is its [`tcp_word`].
+#[inline(always)]
+fn send_flow(
+    ctx: &TcContext,
+    account: &mut Account,
+    inner: &Inner,
+    choice: Choice,
+    flow: Option<*mut Flow>,
+    tcp: u32,
+) -> Result<i32, Exit> {
+    // SAFETY: no arguments.
+    let now = unsafe { bpf_ktime_get_boot_ns() };
+    let (class, is_bulk, rule, due) = match flow {
+        // SAFETY: just looked up.
+        Some(flow) => unsafe {
+            let class = classes::of_flow(flow, &inner.key, u32::from(inner.tos >> 2), inner.len, now);
+            (class, (*flow).is_bulk, (*flow).rule, (*flow).due_us)
+        },
+        // The table has no room at this moment.
+        None => (FlowClass::Pin as u32, 0, 0, 0),
+    };
+    let hold = classes::hold(class, is_bulk, &inner.key);
+    let held_us = hold.map_or(0, |hold| striping::held_us(choice.peer, hold));
+    let last = due.wrapping_sub(held_us);
+    let striped = hold.map_or(Striped::NOWHERE, |hold| striping::stripe(choice.peer, inner.len, hold, inner.tos, last));
+    let (way, tos) = if let Some(path) = striped.path() {
+        if striped.is_refused() {
+            account.path = path_slot(choice.peer, path) + 1;
+            return Err(DropReason::PathFull.into());
+        }
+        if let Some(flow) = flow {
+            // SAFETY: just looked up. Two processors that send packets of one flow at once may give two of them the same
+            // timestamp, or exchange them: then these two may be delivered in another order.
+            unsafe { (*flow).due_us = striped.timestamp().wrapping_add(held_us) };
+        }
+        let tos = ecn::outer_tos(inner.tos) | if striped.is_marked() { ECN_MASK } else { 0 };
+        let second = striping::repair(choice.peer, path, striped, inner.len);
+        (Way::new(path, second, Class::Aggregate, hold.unwrap_or(0), striped.timestamp()), tos)
+    } else {
+        let mut choice = choice;
+        let mut path = path_choice::usable(choice).ok_or(DropReason::NoPath)?;
+        if inner.len > path.inner_mtu {
+            choice.path = path_choice::for_long_packet(&inner.key, choice.peer, inner.len).ok_or(DropReason::NoPath)?;
+            path = path_choice::usable(choice).ok_or(DropReason::NoPath)?;
+        }
+        if inner.len > path.inner_mtu {
+            let action = send_in_parts(ctx, account, inner, choice, path)?;
+            classes::count(rule, Class::Pin as u32, inner.len, false);
+            return Ok(action);
+        }
+        let admission = admit(account, choice, inner.len + overhead(path), inner.tos)?;
+        if class == AUTOMATIC
+            && let Some(flow) = flow
+        {
+            // SAFETY: just looked up.
+            unsafe { classes::watch(flow, &inner.key, choice, now, admission.is_pressed) };
+        }
+        let second = if path.state == PATH_DOUBTED {
+            path_choice::second(&inner.key, choice, inner.len)
+        } else if class == DUPLICATE {
+            striping::second(choice.peer, choice.path, inner.len, false)
+        } else if class == AUTOMATIC && is_worth_two(inner, tcp, choice.peer) {
+            striping::second(choice.peer, choice.path, inner.len, true)
+        } else {
+            None
+        };
+        let carried_as = if class == DUPLICATE { Class::Duplicate } else { Class::Pin };
+        (Way::new(choice.path, second, carried_as, 0, (now / 1000) as u32), admission.tos)
+    };
+    // The verifier would follow each of the ways apart.
+    let way = way.forget();
+    let choice = Choice { peer: choice.peer, path: way.path() };
+    let path = path_choice::usable(choice).ok_or(DropReason::NoPath)?;
+    let payload = Payload { len: inner.len, version: inner.version, tos: opaque(u64::from(tos)) as u8 };
     let seal = Seal::next(current_session(choice.peer));
-    let second = if path.state == PATH_DOUBTED { path_choice::second(&inner.key, choice, inner.len) } else { None };
-    send(ctx, account, choice, path, payload, seal, PacketType::Data, Part::Whole, second)
+    let action = send(ctx, account, choice.peer, path, payload, seal, PacketType::Data, Part::Whole, way)?;
+    classes::count(rule, way.carried_as(), inner.len, way.second().is_some());
+    Ok(action)
 }
 
 /// Bytes that the tunnel puts around a payload on a path.
 #[inline(always)]
-const fn overhead(path: &Path) -> u32 {
+pub const fn overhead(path: &Path) -> u32 {
     if path.family == FAMILY_IPV4 { OVERHEAD_IPV4 as u32 } else { OVERHEAD_IPV6 as u32 }
 }
 
-/// Asks the path's clock about `len` bytes of data; returns the outer type-of-service byte.
+/// Asks the path's clock about `len` bytes of data.
 #[inline(always)]
-fn admit(account: &mut Account, choice: Choice, len: u32, tos: u8) -> Result<u8, Exit> {
+fn admit(account: &mut Account, choice: Choice, len: u32, tos: u8) -> Result<Admission, Exit> {
     let slot = path_slot(choice.peer, choice.path);
     account.path = slot + 1;
     Ok(pacing::admit(slot, len, ecn::outer_tos(tos))?)
@@ -133,21 +279,21 @@ fn current_session(peer: u32) -> u32 {
     PEERS_MAP.get(peer).map_or(0, |peer| peer.session)
 }
 
-/// Seals and sends the payload, by a second path as well if there is one, and counts it.
+/// Seals and sends the payload to a peer, by a second path as well if there is one, and counts it.
 #[expect(clippy::too_many_arguments, reason = "inlined, and a struct for them would be memory to the verifier")]
 #[inline(always)]
 fn send(
     ctx: &TcContext,
     account: &mut Account,
-    choice: Choice,
+    to_peer: u32,
     path: &Path,
     payload: Payload,
     seal: Seal,
     packet_type: PacketType,
     part: Part,
-    second: Option<u8>,
+    way: Way,
 ) -> Result<i32, Exit> {
-    let slot = path_slot(choice.peer, choice.path);
+    let slot = path_slot(to_peer, way.path());
     account.path = slot + 1;
     // SAFETY: no arguments.
     let now = unsafe { bpf_ktime_get_boot_ns() };
@@ -155,7 +301,7 @@ fn send(
     // SAFETY: just looked up; these never change while the session lives.
     let (peer, receiver, cipher, expires_ns) =
         unsafe { ((*session).peer, (*session).remote_index, (*session).cipher, (*session).expires_ns) };
-    if peer != choice.peer {
+    if peer != to_peer {
         return Err(DropReason::NoSession.into());
     }
     let counter = match seal.counter {
@@ -168,11 +314,11 @@ fn send(
     }
     let header = DataHeader {
         packet_type,
-        path: choice.path,
-        flags: Flags { class: if second.is_some() { Class::Duplicate } else { Class::Pin }, part, ..Flags::PIN },
+        path: way.path(),
+        flags: way.flags(part),
         receiver,
         counter,
-        timestamp: (now / 1000) as u32,
+        timestamp: way.timestamp(),
     };
     let keys = maps::session_keys(seal.session).ok_or(DropReason::NoSession)?;
     underlay::enclose(ctx, path, header, payload, keys, cipher)?;
@@ -181,8 +327,8 @@ fn send(
         // Retired since: the keys that it was sealed with may be another session's.
         return Err(DropReason::SessionExpired.into());
     }
-    if let Some(second) = second {
-        give_back_copy(ctx, Choice { path: second, ..choice });
+    if let Some(second) = way.second() {
+        give_back_copy(ctx, Choice { peer, path: second });
     }
     let action = underlay::redirect(path)?;
     count(slot, payload.len + overhead(path), now, transit::tells(&header, payload.len));
@@ -234,7 +380,7 @@ fn send_copy(ctx: &TcContext, account: &mut Account, packet: Packet, version: u8
     }
     let path = path_choice::usable(choice).ok_or(DropReason::NoPath)?;
     let len = sealed + overhead(path) - (HEADER_LEN + TAG_LEN) as u32;
-    let tos = admit(account, choice, len, tos)?;
+    let tos = admit(account, choice, len, tos)?.tos;
     underlay::readdress(ctx, path, version, tos, sealed)?;
     let action = underlay::redirect(path)?;
     // SAFETY: no arguments.
@@ -286,7 +432,17 @@ fn send_control(
     pacing::carry(path_slot(choice.peer, choice.path), len + overhead(path));
     let session = if mark.session == 0 { current_session(mark.peer) } else { mark.session };
     let payload = Payload { len, version, tos: 0 };
-    send(ctx, account, choice, path, payload, Seal::next(session), PacketType::Control, Part::Whole, None)
+    send(
+        ctx,
+        account,
+        mark.peer,
+        path,
+        payload,
+        Seal::next(session),
+        PacketType::Control,
+        Part::Whole,
+        Way::alone(mark.path),
+    )
 }
 
 /// Sends a packet in two parts: gives a copy of it back to `mp0-port` for the second one, and sends the first.
@@ -300,7 +456,7 @@ fn send_in_parts(
 ) -> Result<i32, Exit> {
     let first_len = parts::split(inner.len, path.inner_mtu).ok_or(DropReason::TooBig)?;
     // Both parts at once: one without the other is of no use. A mark on one is a mark on the packet.
-    let tos = admit(account, choice, inner.len + 2 * overhead(path), inner.tos)?;
+    let tos = admit(account, choice, inner.len + 2 * overhead(path), inner.tos)?.tos;
     let tunnel: &Tunnel = TUNNEL.get(0).ok_or(DropReason::NoSession)?;
     let index = current_session(choice.peer);
     let session = maps::session(index).ok_or(DropReason::NoSession)?;
@@ -322,13 +478,13 @@ fn send_in_parts(
     send(
         ctx,
         account,
-        choice,
+        choice.peer,
         path,
         payload,
         Seal { session: index, counter: Some(counter) },
         PacketType::Data,
         Part::First,
-        None,
+        Way::alone(choice.path),
     )
 }
 
@@ -356,13 +512,13 @@ fn send_second_part(
     send(
         ctx,
         account,
-        choice,
+        peer,
         path,
         payload,
         Seal { session, counter: Some(counter) },
         PacketType::Data,
         Part::Second,
-        None,
+        Way::alone(choice.path),
     )
 }
 
@@ -378,9 +534,10 @@ fn move_to_front(ctx: &TcContext, offset: u32, len: u32) -> i32 {
     }
     // SAFETY: this CPU's own scratch, which holds `len` bytes; the context is valid while the program runs.
     unsafe {
+        const MOST: u32 = MAX_PART_LEN as u32;
         let bytes = (&raw mut (*scratch).bytes).cast();
         let skb = ctx.skb.skb;
-        if bpf_skb_load_bytes(skb.cast(), ETHERNET_LEN as u32 + offset, bytes, len) != 0 {
+        if bpf_skb_load_bytes(skb.cast(), ETHERNET_LEN as u32 + offset, bytes, length::<MOST>(len)) != 0 {
             return -1;
         }
         // The version nibble of the first byte is no longer an IP version: that is why the kernel's length checks,
@@ -388,28 +545,47 @@ fn move_to_front(ctx: &TcContext, offset: u32, len: u32) -> i32 {
         if bpf_skb_change_tail(skb, ETHERNET_LEN as u32 + len, 0) != 0 {
             return -1;
         }
-        bpf_skb_store_bytes(skb, ETHERNET_LEN as u32, bytes, len, 0) as i32
+        bpf_skb_store_bytes(skb, ETHERNET_LEN as u32, bytes, length::<MOST>(len), 0) as i32
     }
+}
+
+/// The word of a TCP header that holds its length and flags, host order; 0 when there is none.
+#[inline(always)]
+fn tcp_word(packet: Packet, inner: &Inner) -> u32 {
+    if inner.key.protocol != TCP || !inner.has_ports {
+        return 0;
+    }
+    let word = packet.words::<1>(ETHERNET_LEN + (inner.transport as usize & 0x3f) + 12);
+    word.map_or(0, |[word]| u32::from_be(word))
+}
+
+/// Bytes of a TCP header, by its [`tcp_word`].
+#[inline(always)]
+const fn tcp_header_len(tcp: u32) -> u32 {
+    (tcp >> 28) * 4
+}
+
+/// Whether a packet of an automatic flow goes by two paths while they have room: one that is small, and whose loss costs
+/// a round trip or more. Pure acknowledgements are many, and the next one says the same: only where losses are likely.
+#[inline(always)]
+fn is_worth_two(inner: &Inner, tcp: u32, peer: u32) -> bool {
+    let [source, destination] = [inner.key.ports as u16, (inner.key.ports >> 16) as u16].map(u16::from_be);
+    let is_dns = inner.key.protocol == UDP && (source == DNS_PORT || destination == DNS_PORT);
+    let is_acknowledgement = tcp & TCP_FLAGS == ACK && inner.len == inner.transport + tcp_header_len(tcp);
+    is_dns || tcp & SYN != 0 || is_acknowledgement && classes::is_lossy(peer)
 }
 
 /// Lowers the segment size that a SYN announces to what fits the tunnel.
 #[inline(always)]
-fn clamp_segment_size(ctx: &TcContext, packet: Packet, inner: &Inner) {
-    let transport = ETHERNET_LEN + (inner.transport as usize & 0x3f);
-    let Some([flags]) = packet.words::<1>(transport + 12) else {
-        return;
-    };
-    let flags = u32::from_be(flags);
-    if flags & SYN == 0 {
-        return;
-    }
-    let options_len = (flags >> 28) * 4;
+fn clamp_segment_size(ctx: &TcContext, inner: &Inner, tcp: u32) {
     let Some(tunnel) = TUNNEL.get(0) else {
         return;
     };
-    if options_len > TCP_HEADER_LEN && inner.len >= inner.transport + options_len {
+    let header_len = tcp_header_len(tcp);
+    if header_len > TCP_HEADER_LEN && inner.len >= inner.transport + header_len {
         let limit = mss::for_mtu(tunnel.mtu, inner.version);
-        clamp_option(ctx, transport as u32, options_len - TCP_HEADER_LEN, u32::from(limit));
+        let transport = ETHERNET_LEN as u32 + (inner.transport & 0x3f);
+        clamp_option(ctx, transport, header_len - TCP_HEADER_LEN, u32::from(limit));
     }
 }
 
@@ -430,7 +606,8 @@ fn clamp_option(ctx: &TcContext, transport: u32, options_len: u32, limit: u32) -
     // SAFETY: the buffer is longer than the options, the context is valid while the program runs, and callback and
     // context of the loop fit each other.
     unsafe {
-        if bpf_skb_load_bytes(ctx.skb.skb.cast(), at, buffer, options_len) != 0 {
+        const MOST: u32 = OPTIONS_BUFFER_LEN as u32;
+        if bpf_skb_load_bytes(ctx.skb.skb.cast(), at, buffer, length::<MOST>(options_len)) != 0 {
             return 0;
         }
         bpf_loop(MAX_OPTIONS_LEN as u32, search_option as *mut _, (&raw mut search).cast(), 0);

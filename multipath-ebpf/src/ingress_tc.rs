@@ -13,6 +13,7 @@ use multipath_common::{
     inner::{self, Inner},
     maps::MAX_PART_LEN,
     outer::IPV6_UDP_WORDS,
+    schedule::flow_hash,
     wire::{HEADER_LEN, IPV6_HEADER_LEN, PacketType, Part, TAG_LEN},
 };
 
@@ -20,7 +21,7 @@ use crate::{
     arrival::{Arrival, inspect},
     control,
     drops::{Account, Exit},
-    join,
+    hold, join,
     maps::TUNNEL,
     packet::{ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Packet},
     path_choice, steering,
@@ -34,6 +35,7 @@ const LONGEST_HEADERS: u32 = (IPV6_UDP_WORDS * 4 + HEADER_LEN) as u32;
 pub fn receive<const L2: usize>(ctx: &TcContext, account: &mut Account) -> Result<i32, Exit> {
     steering::note_uplink(ctx, 0);
     steering::note_counted(ctx, false);
+    steering::note_flow(ctx, 0);
     // SAFETY: the context is valid while the program runs.
     if unsafe { (*ctx.skb.skb).vlan_present } != 0 {
         // The kernel took the tag off; the packet is for a VLAN interface on this one, which may be an uplink itself.
@@ -63,6 +65,7 @@ pub fn receive<const L2: usize>(ctx: &TcContext, account: &mut Account) -> Resul
     let inner = check_inner::<L2>(packet, arrival)?;
     arrival.accept()?;
     check_source(arrival, &inner)?;
+    steering::note_flow(ctx, flow_hash(&inner.key) as u32);
     arrival.report(ctx);
     strip::<L2>(ctx, arrival.payload_offset(), arrival.payload_len)?;
     deliver(ctx, arrival, &inner)
@@ -144,13 +147,19 @@ pub fn strip<const L2: usize>(ctx: &TcContext, payload_offset: usize, len: u32) 
     Ok(())
 }
 
-/// Hands an inner packet that follows an Ethernet header to `mp0`.
+/// Hands an inner packet that follows an Ethernet header to `mp0`, or to what holds it until it is due.
 #[inline(always)]
 fn deliver(ctx: &TcContext, arrival: &Arrival, inner: &Inner) -> Result<i32, Exit> {
     let packet = Packet::new(ctx.data(), ctx.data_end());
     let failed = || Exit::Drop(DropReason::DeliveryFailed);
     let tunnel = TUNNEL.get(0).ok_or_else(failed)?;
     finish(packet, arrival, inner, tunnel.device_mac).ok_or_else(failed)?;
+    if arrival.header.flags.class.is_aggregate() && arrival.header.flags.hold != 0 {
+        match hold::hold(ctx, arrival) {
+            hold::AT_ONCE => {}
+            verdict => return Ok(verdict),
+        }
+    }
     steering::deliver(ctx, arrival.slot);
     // SAFETY: the redirect happens after the program.
     Ok(unsafe { bpf_redirect(tunnel.device_ifindex, u64::from(BPF_F_INGRESS)) } as i32)

@@ -9,7 +9,7 @@ use aya_ebpf::{
 };
 use multipath_common::{
     drops::DropReason,
-    wire::{Class, DataHeader, PacketType, Part, TAG_LEN},
+    wire::{DataHeader, PacketType, Part, TAG_LEN},
 };
 
 use crate::{
@@ -33,7 +33,7 @@ pub fn receive(ctx: &XdpContext, account: &mut Account) -> Result<u32, Exit> {
     let DataHeader { packet_type, flags, .. } = arrival.header;
     if packet_type != PacketType::Data
         || flags.part != Part::Whole
-        || flags.class == Class::Aggregate
+        || flags.class.is_aggregate()
         || arrival.payload_len > tunnel.mtu
     {
         return Err(Exit::Pass);

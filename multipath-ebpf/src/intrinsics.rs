@@ -26,3 +26,12 @@ pub fn opaque(mut number: u64) -> u64 {
     unsafe { asm!("{0} = {0}", inout(reg) number, options(nomem, nostack, preserves_flags)) };
     number
 }
+
+/// The same length, which is from 1 to `MOST`, a power of two, and which the verifier then knows to be. Linux 6.1 asks for
+/// lengths that are not 0, but takes nothing from `len != 0` (kernel/bpf/verifier.c, `reg_set_min_max`), and forgets the bounds of
+/// a 32-bit number that goes over the stack. So this stands right where the length is used.
+#[inline(always)]
+pub fn length<const MOST: u32>(len: u32) -> u32 {
+    const { assert!(MOST.is_power_of_two()) };
+    ((opaque(u64::from(len)) as u32).wrapping_sub(1) & (MOST - 1)) + 1
+}

@@ -16,6 +16,7 @@ use multipath_common::{
 
 use crate::{
     arrival::Arrival,
+    intrinsics::length,
     maps::{PART_SCRATCH, PART_STORE},
     packet::ETHERNET_LEN,
 };
@@ -24,6 +25,9 @@ use crate::{
 pub const WAITING: i32 = 0;
 /// The parts do not fit each other, or the kernel refused.
 const FAILED: i32 = -1;
+
+/// Bytes of the longest part.
+const MOST: u32 = MAX_PART_LEN as u32;
 
 /// Set in what [`join`] returns when the other part had met congestion.
 pub const CONGESTION: u32 = 1 << 16;
@@ -49,7 +53,8 @@ pub fn join(ctx: &TcContext, arrival: &Arrival) -> i32 {
         (*own).part = part;
         (*own).len = len;
         (*own).tos = u32::from(arrival.outer.tos);
-        if bpf_skb_load_bytes(skb.cast(), ETHERNET_LEN as u32, (&raw mut (*own).bytes).cast(), len) != 0 {
+        if bpf_skb_load_bytes(skb.cast(), ETHERNET_LEN as u32, (&raw mut (*own).bytes).cast(), length::<MOST>(len)) != 0
+        {
             return FAILED;
         }
         bpf_map_update_elem(
@@ -91,9 +96,20 @@ unsafe fn append(ctx: &TcContext, own: *mut StoredPart, other: *mut StoredPart, 
         }
         let (front, front_len, back, back_len) =
             if second { (other, other_len, own, len) } else { (own, len, other, other_len) };
-        if bpf_skb_store_bytes(skb, ETHERNET_LEN as u32, (&raw const (*front).bytes).cast(), front_len, 0) != 0
-            || bpf_skb_store_bytes(skb, ETHERNET_LEN as u32 + front_len, (&raw const (*back).bytes).cast(), back_len, 0)
-                != 0
+        if bpf_skb_store_bytes(
+            skb,
+            ETHERNET_LEN as u32,
+            (&raw const (*front).bytes).cast(),
+            length::<MOST>(front_len),
+            0,
+        ) != 0
+            || bpf_skb_store_bytes(
+                skb,
+                ETHERNET_LEN as u32 + front_len,
+                (&raw const (*back).bytes).cast(),
+                length::<MOST>(back_len),
+                0,
+            ) != 0
         {
             return FAILED;
         }

@@ -23,9 +23,11 @@
 )]
 
 mod arrival;
+mod classes;
 mod control;
 mod drops;
 mod egress;
+mod hold;
 mod ingress_tc;
 mod ingress_xdp;
 mod join;
@@ -33,6 +35,7 @@ mod maps;
 mod pacing;
 mod path_choice;
 mod steering;
+mod striping;
 mod underlay;
 
 use aya_ebpf::{
@@ -58,6 +61,7 @@ pub fn delivered(ctx: TcContext) -> i32 {
 
 /// From the inner network to an uplink.
 #[classifier]
+#[inline(always)]
 pub fn egress(ctx: TcContext) -> i32 {
     let mut account = Account::new();
     let forwarded = egress::forward(&ctx, &mut account);

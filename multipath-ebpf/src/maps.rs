@@ -15,7 +15,15 @@ use multipath_common::maps::{
 use multipath_common::quality::{
     Arrivals, PATH_LOG_LEN, PROBE_EVENTS_LEN, PathClock, PathLogEntry, PathQuality, ProbeEvent,
 };
-use multipath_common::steering::LANES;
+use multipath_common::{
+    bond::{Bond, BondMember},
+    classes::{
+        CLASS_STATS_LEN, ClassRule, ClassStats, Destination, DestinationKey, FLOW_EVENTS_LEN, FlowEvent, Lead,
+        MAX_CLASS_RULES, MAX_DESTINATIONS, MAX_LEADS,
+    },
+    playout::{HELD_LEN, HeldHeader, HeldPacket, Playout, Stage},
+    steering::LANES,
+};
 
 const PEERS: usize = 16;
 const PATHS: usize = PEERS * MAX_PATHS;
@@ -73,6 +81,30 @@ pub static ARRIVALS: Array<Arrivals, PATHS> = Array::new();
 pub static PROBE_EVENTS: RingBuf<ProbeEvent, PROBE_EVENTS_LEN> = RingBuf::new();
 #[btf_map(name = "path_clocks")]
 pub static PATH_CLOCKS: Array<PathClock, PATHS> = Array::new();
+#[btf_map(name = "class_rules")]
+pub static CLASS_RULES: Array<ClassRule, MAX_CLASS_RULES> = Array::new();
+#[btf_map(name = "class_stats")]
+pub static CLASS_STATS: PerCpuArray<ClassStats, CLASS_STATS_LEN> = PerCpuArray::new();
+#[btf_map(name = "leads")]
+pub static LEADS: LruHashMap<FlowKey, Lead, MAX_LEADS> = LruHashMap::new();
+#[btf_map(name = "flow_events")]
+pub static FLOW_EVENTS: RingBuf<FlowEvent, FLOW_EVENTS_LEN> = RingBuf::new();
+#[btf_map(name = "destinations")]
+pub static DESTINATIONS: LruHashMap<DestinationKey, Destination, MAX_DESTINATIONS> = LruHashMap::new();
+#[btf_map(name = "bonds")]
+pub static BONDS: Array<Bond, PEERS> = Array::new();
+#[btf_map(name = "bond_members")]
+pub static BOND_MEMBERS: Array<BondMember, PATHS> = Array::new();
+#[btf_map(name = "bond_clocks")]
+pub static BOND_CLOCKS: Array<PathClock, PEERS> = Array::new();
+#[btf_map(name = "playouts")]
+pub static PLAYOUTS: Array<Playout, PEERS> = Array::new();
+#[btf_map(name = "playout_stage")]
+pub static PLAYOUT_STAGE: Array<Stage, 1> = Array::new();
+#[btf_map(name = "held")]
+pub static HELD: RingBuf<HeldHeader, HELD_LEN> = RingBuf::new();
+#[btf_map(name = "held_scratch")]
+pub static HELD_SCRATCH: PerCpuArray<HeldPacket, 1> = PerCpuArray::new();
 // No program uses these two: they are here so that they are made, pinned and described like the others.
 #[btf_map(name = "path_quality")]
 static PATH_QUALITY: Array<PathQuality, PATHS> = Array::new();

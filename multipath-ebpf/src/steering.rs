@@ -41,6 +41,8 @@ pub const STAYS: i32 = -2;
 const UPLINK_NOTE: usize = 0;
 /// Where it notes whether the lane of the packet has counted it as handed.
 const COUNTED_NOTE: usize = 1;
+/// Where it notes a hash of the inner flow.
+const FLOW_NOTE: usize = 2;
 
 #[inline(always)]
 fn note(ctx: &TcContext, place: usize, value: u32) {
@@ -70,6 +72,12 @@ pub fn noted_uplink(ctx: &TcContext) -> u32 {
 #[inline(always)]
 pub fn note_counted(ctx: &TcContext, is_counted: bool) {
     note(ctx, COUNTED_NOTE, u32::from(is_counted));
+}
+
+/// Notes a hash of the inner flow, for [`leave`].
+#[inline(always)]
+pub fn note_flow(ctx: &TcContext, hash: u32) {
+    note(ctx, FLOW_NOTE, hash);
 }
 
 #[inline(always)]
@@ -200,6 +208,17 @@ pub fn turn_back(ctx: &TcContext, path_slot: u32) {
         // SAFETY: the context is valid while the program runs.
         unsafe { bpf_set_hash(ctx.skb.skb, hash_for(bpf_get_smp_processor_id(), lane, cpus)) };
     }
+}
+
+/// Ends the lane's part of a packet that waits on `mp0-port` for its delivery, and gives it the hash of its flow, by which
+/// fq tells flows apart. [`delivered`] takes that for no packet of an uplink: the lane in it is one for sealing.
+#[inline(always)]
+pub fn leave(ctx: &TcContext, path_slot: u32) {
+    if is_counted(ctx) {
+        finish(opening_lane(path_slot));
+    }
+    // SAFETY: the context is valid while the program runs.
+    unsafe { bpf_set_hash(ctx.skb.skb, noted(ctx, FLOW_NOTE) & !LANES_PER_DIRECTION) };
 }
 
 /// The uplink of a frame on `mp0-port` that was sent there sealed; 0 for any other frame.

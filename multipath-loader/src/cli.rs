@@ -86,6 +86,10 @@ pub enum Command {
     /// clock: to be compared among the paths of a peer), jitter, packets lost in the last 5 seconds, what arrives; what it
     /// can carry out, as far as a limit was met; the largest outer packet that passes; bytes sent and received. More spans
     /// of time and counters are in --json.
+    ///
+    /// `bond out` names the paths that aggregate flows to the peer take together; `bond in` says what share of those from the
+    /// peer came by each path, how long packets are held to be delivered in order, and how many came too late for that or
+    /// could not be held.
     #[command(after_help = "Example: mpvpn status\n         mpvpn status mp0 --json")]
     Status(Status),
 
@@ -98,6 +102,14 @@ pub enum Command {
         after_help = "Example: mpvpn path list\n         mpvpn path set lte backup\n         mpvpn path log --follow"
     )]
     Path(Path),
+
+    /// Show which flows are carried how
+    ///
+    /// Packets of a flow are carried as `pin` (by one path), `aggregate` (by all paths together, delivered by time) or
+    /// `duplicate` (by two paths at once while they have room). The rules [[class]] of the tunnel's file say which; without
+    /// one a flow is pinned until it fills its path, and becomes aggregate then.
+    #[command(subcommand, after_help = "Example: mpvpn class list\n         mpvpn class list mp0 --json")]
+    Class(Class),
 
     /// Print a new private key
     ///
@@ -168,6 +180,33 @@ pub struct Reload {
 #[derive(Debug, Clone, Args)]
 pub struct Status {
     /// The tunnel's name; all tunnels if it is left out
+    #[arg(value_name = "NAME", value_parser = tunnel_name)]
+    pub name: Option<String>,
+
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `mpvpn class`.
+#[derive(Debug, Clone, Subcommand)]
+pub enum Class {
+    /// List the rules, and what each has caught
+    ///
+    /// Of each rule in the file's order: its class, how often a new flow (or a packet that differs from the flow's others) was
+    /// looked up and came to it, and how its packets were carried since the tunnel came up: packets, bytes, and what of
+    /// them went by two paths. The last lines are those of flows that no rule has caught.
+    ///
+    /// They need not be carried as their class says: a duplicate packet that finds the paths busy goes once, an aggregate flow
+    /// without paths that fit together is pinned.
+    #[command(after_help = "Example: mpvpn class list\n         mpvpn class list mp0 --json")]
+    List(ClassList),
+}
+
+/// `mpvpn class list`.
+#[derive(Debug, Clone, Args)]
+pub struct ClassList {
+    /// The tunnel's name; may be left out if there is only one
     #[arg(value_name = "NAME", value_parser = tunnel_name)]
     pub name: Option<String>,
 

@@ -2,10 +2,12 @@
 //!
 //! This file starts it and has the loop that waits for whatever comes next; what is done then stands in the files below.
 
+mod bonding;
 mod carrier;
 mod device;
 mod exchange;
 mod health;
+mod leading;
 mod learning;
 mod paths;
 mod peers;
@@ -29,6 +31,7 @@ use ipnet::IpNet;
 use multipath_common::{
     health::Reason,
     maps::{Capacity, NAME_LEN, Path as PathEntry, PathSettings, WIPE_DELAY_MS, path_slot},
+    playout::{STAGE_FQ, Stage},
 };
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -37,23 +40,31 @@ use tokio::{
 use tracing::{debug, info, warn};
 
 use self::{
-    carrier::CarrierWatch, device::tunnel_device, paths::unattached, probing::Lengths, sessions::KernelRandom,
+    bonding::{PathBonding, PeerBonding},
+    carrier::CarrierWatch,
+    device::tunnel_device,
+    leading::Leads,
+    paths::unattached,
+    probing::Lengths,
+    sessions::KernelRandom,
     settings::UsageFile,
 };
 use crate::{
     clock,
-    config::{Config, MTU_MIN, Routes},
+    config::{Config, MTU_MIN, Routes, class_rules},
     control::{
         clock_offset::ClockOffset,
         monitor::{Change as HealthChange, Monitor},
         path_mtu::PathMtu,
         rate::RateController,
         resolve::PathIdentity,
+        train::Trains,
     },
     dataplane::{
-        Attachments, ControlEvents, LoadedPrograms, Lock, Maps, OriginEvents, Pins, ProbeEvents, TcHook,
+        Attachments, ControlEvents, FlowEvents, LoadedPrograms, Lock, Maps, OriginEvents, Pins, ProbeEvents, TcHook,
         wipe_session_keys,
     },
+    playout::PlayoutStage,
     privileges,
     protocol::{Handshakes, Timers},
     underlay::{Change, Changes, FrameSocket, Offloads, Ports, TunnelLink, Underlay, UnderlayError, set_offloads},
@@ -123,6 +134,7 @@ struct ManagedPath {
     monitor: Monitor,
     mtu: PathMtu,
     rate: RateController,
+    trains: Trains,
     /// Which of the peer's clocks the rate was measured with: another one after it has jumped.
     delay_epoch: u32,
     lengths: Lengths,
@@ -130,6 +142,8 @@ struct ManagedPath {
     arrived: u64,
     /// When something authentic last came by it, or it was first looked at; time since boot.
     heard_at: Duration,
+    /// What aggregation goes by.
+    bonding: PathBonding,
     /// When what is known of it is written next.
     write_quality_at: Duration,
     /// The change by which it is doubted, which is not in the log yet, and when it was, nanoseconds since 1970.
@@ -156,6 +170,7 @@ struct ManagedPeer {
     heard_at: Duration,
     /// How its clock goes, beside ours.
     clock: ClockOffset,
+    bonding: PeerBonding,
 }
 
 /// A running tunnel.
@@ -184,6 +199,7 @@ struct Daemon {
     /// When the sockets are asked next for what routers have said.
     hear_routers_at: Duration,
     carriers: CarrierWatch,
+    leads: Leads,
     /// Until when nothing but handshakes is done in time, because something else failed. Time since boot.
     upkeep_pauses_until: Duration,
     /// When everything is read anew; `None` if nothing failed. A request that failed is no reason to stop following the
@@ -233,12 +249,26 @@ pub async fn run(config: Config, bpffs: &Path, options: Options, ready: impl FnO
         let mut daemon = Daemon::start(config, underlay.clone(), &pins, options).await?;
         let origins = daemon.maps.origin_events()?;
         let control = daemon.maps.control_events()?;
+        let flows = daemon.maps.flow_events()?;
+        let mut held = daemon.maps.playout_maps()?;
+        let playout = if underlay.queue_by_time(&daemon.device.port).await? {
+            // The kernel needs no daemon for it.
+            held.set_stage(Stage { alive_until_ns: u64::MAX, kind: STAGE_FQ, is_asleep: 0 })?;
+            None
+        } else {
+            Some(PlayoutStage::open(held, &daemon.device)?)
+        };
         daemon.learn_all().await?;
         privileges::take_precedence();
         privileges::keep_needed(daemon.config.tunnel.listen_port)?;
-        Ok::<_, anyhow::Error>((daemon, Events { changes, origins, control, interrupt, terminate, hangup }))
+        let playout = playout.map(PlayoutStage::start).transpose()?;
+        Ok::<_, anyhow::Error>((
+            daemon,
+            Events { changes, origins, control, flows, interrupt, terminate, hangup },
+            playout,
+        ))
     };
-    let (mut daemon, mut events) = match begun.await {
+    let (mut daemon, mut events, playout) = match Box::pin(begun).await {
         Ok(begun) => begun,
         Err(error) => {
             // A first start leaves nothing half-made behind; a tunnel that forwards already stays as it is.
@@ -258,6 +288,8 @@ pub async fn run(config: Config, bpffs: &Path, options: Options, ready: impl FnO
     ready();
     let end = daemon.follow(&mut events).await?;
     daemon.write_usage();
+    // While the tunnel is this daemon's: the next one has a stage of its own.
+    drop(playout);
     drop(daemon);
     match end {
         End::Detached => {
@@ -281,6 +313,7 @@ struct Events {
     changes: Changes,
     origins: OriginEvents,
     control: ControlEvents,
+    flows: FlowEvents,
     interrupt: Signal,
     terminate: Signal,
     hangup: Signal,
@@ -387,6 +420,7 @@ impl Daemon {
             look_around_at: now,
             hear_routers_at: now,
             carriers: CarrierWatch::default(),
+            leads: Leads::default(),
             upkeep_pauses_until: now,
             again_at: None,
             attachments: Attachments::new(pins.links(), options.tc),
@@ -420,7 +454,9 @@ impl Daemon {
             tokio::time::sleep_until(retired_at + Duration::from_millis(WIPE_DELAY_MS)).await;
             daemon.maps.wipe_empty_slots()?;
         }
+        daemon.maps.set_class_rules(&class_rules(&daemon.config.classes))?;
         daemon.adopt_sessions()?;
+        daemon.leads = Leads::resume(now, &mut daemon.maps)?;
         daemon.forget_usage();
         daemon.count_quotas()?;
         daemon.set_roles();
@@ -472,6 +508,7 @@ impl Daemon {
                 }
                 keys = events.origins.next() => self.learn_from(keys?).await,
                 events = events.control.next() => self.hear(&events?),
+                flows = events.flows.next() => self.begin_leads(&flows?),
                 datagrams = self.ports.receive() => self.receive(&datagrams),
                 () = tokio::time::sleep_until(wake_at) => self.keep_time().await,
                 () = again, if again_at.is_some() => {

@@ -28,6 +28,9 @@ pub struct TunnelConfig {
     /// Sections `[[peer]]`.
     #[serde(rename = "peer")]
     pub peers: Vec<PeerSection>,
+    /// Sections `[[class]]`.
+    #[serde(rename = "class", skip_serializing_if = "Vec::is_empty")]
+    pub classes: Vec<ClassSection>,
 }
 
 /// Section `[tunnel]`.
@@ -48,6 +51,9 @@ pub struct TunnelSection {
     /// `auto` or `off`; absent: the default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub spread: Option<String>,
+    /// How long packets of aggregate flows are held, such as `120ms`; absent: automatic.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub playout_delay: Option<String>,
 }
 
 /// A section `[[uplink]]`.
@@ -97,6 +103,31 @@ pub struct PeerSection {
     pub preshared_key_file: Option<String>,
 }
 
+/// A section `[[class]]`. What is absent is any.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ClassSection {
+    /// `automatic`, `pin`, `aggregate` or `duplicate`.
+    pub class: String,
+    /// Name of the rule.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Name or number of a protocol.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<String>,
+    /// Ports and ranges of them, such as `443, 5000-5100`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ports: Option<String>,
+    /// Inner prefixes.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub prefixes: Vec<String>,
+    /// Name or number of a DSCP.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dscp: Option<String>,
+    /// Range of sizes in bytes, such as `-300`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub size: Option<String>,
+}
+
 /// An endpoint of a peer.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct EndpointEntry {
@@ -134,9 +165,11 @@ impl TunnelConfig {
                 mtu: None,
                 routes: None,
                 spread: None,
+                playout_delay: None,
             },
             uplinks: uplinks.map(|end| UplinkSection::automatic(&end.interface)).collect(),
             peers: peers.map(|peer| PeerSection::between(number, own, peer, connections)).collect(),
+            classes: Vec::new(),
         }
     }
 }
@@ -154,6 +187,26 @@ impl UplinkSection {
             quota: None,
             flows: None,
         }
+    }
+}
+
+impl ClassSection {
+    /// A rule for every packet.
+    pub fn everything(class: &str) -> Self {
+        Self {
+            class: class.to_owned(),
+            name: None,
+            protocol: None,
+            ports: None,
+            prefixes: Vec::new(),
+            dscp: None,
+            size: None,
+        }
+    }
+
+    /// A rule for packets from or to these ports, such as `443, 5000-5100`.
+    pub fn ports(class: &str, ports: &str) -> Self {
+        Self { ports: Some(ports.to_owned()), ..Self::everything(class) }
     }
 }
 

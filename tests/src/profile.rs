@@ -2,10 +2,13 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
 use crate::shape::Shape;
+
+/// Drop-tail queue of links that are given without one, KiB.
+pub const QUEUE: f64 = 1500.0;
 
 const PROFILES: &str = include_str!("../profiles.toml");
 
@@ -64,8 +67,24 @@ impl Profile {
 
     /// The profile with that name in a file of the same format.
     pub fn from_file(path: &Path, name: &str) -> Result<Self> {
+        Self::all_in(path).and_then(|profiles| Self::find(profiles, name)).with_context(|| path.display().to_string())
+    }
+
+    /// All profiles of a file of the same format.
+    pub fn all_in(path: &Path) -> Result<Vec<Self>> {
         let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-        Self::parse(&text).and_then(|profiles| Self::find(profiles, name)).with_context(|| path.display().to_string())
+        Self::parse(&text).with_context(|| path.display().to_string())
+    }
+
+    /// A profile called `text`, of links separated by commas. Each is `RATE/DELAY[/JITTER[/LOSS]]` in Mbit/s, milliseconds one
+    /// way, milliseconds and percent, with a drop-tail queue of [`QUEUE`] KiB: `10/10,10/100/5/0.1`.
+    ///
+    /// # Errors
+    /// A link has another form, or a number makes no sense.
+    pub fn from_links(text: &str) -> Result<Self> {
+        let links = text.split(',').map(|link| LinkProfile::parse(link).with_context(|| format!("link `{link}`")));
+        let links = links.collect::<Result<_>>()?;
+        Ok(Self { name: text.to_owned(), links, published_single: None, published_wlb: None, published_minrtt: None })
     }
 
     /// The sum of the links' rates in Mbit/s.
@@ -87,6 +106,21 @@ impl Profile {
 }
 
 impl LinkProfile {
+    fn parse(text: &str) -> Result<Self> {
+        let numbers: Vec<f64> = text.split('/').map(|number| number.trim().parse()).collect::<Result<_, _>>()?;
+        let (rate, delay, jitter, loss) = match numbers[..] {
+            [rate, delay] => (rate, delay, 0.0, 0.0),
+            [rate, delay, jitter] => (rate, delay, jitter, 0.0),
+            [rate, delay, jitter, loss] => (rate, delay, jitter, loss),
+            _ => bail!("a link is RATE/DELAY[/JITTER[/LOSS]]"),
+        };
+        let is_time = |ms: f64| (0.0..=10_000.0).contains(&ms);
+        ensure!((0.01..=100_000.0).contains(&rate), "a rate is 0.01 to 100000 Mbit/s");
+        ensure!(is_time(delay) && is_time(jitter), "delay and jitter are 0 to 10000 ms");
+        ensure!((0.0..100.0).contains(&loss), "loss is 0 to less than 100 percent");
+        Ok(Self { rate, delay, jitter, loss, queue: QUEUE })
+    }
+
     /// One direction of the link for the emulator.
     pub fn shape(&self) -> Shape {
         Shape {
@@ -127,6 +161,16 @@ mod tests {
     fn an_unknown_profile_is_answered_with_the_known_ones() {
         let error = Profile::named("nope").unwrap_err().to_string();
         assert!(error.contains("baseline"), "{error}");
+    }
+
+    #[test]
+    fn links_are_read_from_one_line() {
+        let profile = Profile::from_links("10/10,8/5.5/3/0.2").unwrap();
+        let link = LinkProfile { rate: 8.0, delay: 5.5, jitter: 3.0, loss: 0.2, queue: QUEUE };
+        assert_eq!((profile.links[0].delay, profile.links[1]), (10.0, link));
+        for wrong in ["", "10", "10/a", "0/1", "1/-1", "1/1/1/100", "1/1/1/1/1", "NaN/1", "1/1,"] {
+            assert!(Profile::from_links(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -7,10 +7,13 @@ use std::process::Command;
 use std::{env, fs};
 
 use anyhow::{Context, Result, ensure};
+use multipath_common::bond::{Bond, BondMember};
+use multipath_common::classes::{ClassRule, ClassStats, Destination, DestinationKey, Lead};
 use multipath_common::maps::{
     Address, Capacity, DropKey, DropStats, Flow, FlowKey, Lane, Origin, OriginKey, PINNED, PartKey, Path, PathSettings,
     PathStats, Peer, Session, SessionKeys, Source, StoredPart, Traffic, Tunnel, bpf_spin_lock,
 };
+use multipath_common::playout::{HeldHeader, HeldPacket, Playout, Stage};
 use multipath_common::quality::{Arrivals, PathClock, PathLogEntry, PathQuality};
 use multipath_common::window::Window;
 use multipath_loader::dataplane::LoadedPrograms;
@@ -69,15 +72,30 @@ fn layouts() -> BTreeMap<&'static str, Layout> {
         DropStats { packets, bytes, last_seen_ns }
         Address { address }
         FlowKey { source, destination, ports, protocol }
-        Flow { generation, peer, path }
+        Flow {
+            generation, bytes, last_ns, look_ns, look_bytes, peer, path, class, rule, dscp, shortest, longest,
+            due_us, is_bulk, pressed
+        }
+        ClassRule { class, rule, protocol, dscp, first_port, last_port, shortest, longest, prefix, mask, name }
+        ClassStats { matches, packets, bytes, copies, copied_bytes }
+        Lead { hold, reserved }
+        DestinationKey { source, destination, port, protocol }
+        Destination { until_ns }
+        Bond { members, measured, is_lossy, spread_us }
+        BondMember { rate_kbps, hold, penalty_us, delay_us, loss_ppm, reserved }
+        Playout { near_us, spread_us, need_us }
+        Stage { alive_until_ns, kind, is_asleep }
+        HeldHeader { peer, timestamp, hold, len }
+        HeldPacket { header, bytes }
         Source { generation, peer, reserved }
         OriginKey { peer, path }
         Origin { ifindex, family, local, remote, remote_port, local_port, reserved }
         PartKey { counter, session, reserved }
         StoredPart { part, len, tos, bytes }
         Arrivals {
-            packets, bytes, reordered, late, counter, peer_sent, received_then, probes, awaited, timestamp,
-            transit_us, smoothed_us, jitter_scaled_us, peer_role, is_begun
+            packets, bytes, reordered, late, counter, peer_sent, received_then, probes, awaited, striped, overdue,
+            unheld, timestamp, transit_us, smoothed_us, jitter_scaled_us, peer_role, peer_is_member, high_us, striped_us,
+            striped_jitter_scaled_us, is_begun
         }
         PathClock {
             next_free_ns, above_since_ns, drop_next_ns, pressed, dropped, marked, count, last_count, is_dropping, lock
@@ -94,7 +112,7 @@ fn layouts() -> BTreeMap<&'static str, Layout> {
 }
 
 /// Key and value of each map, as the tables in `multipath_common::maps` and `quality` say.
-const MAPS: [(&str, &str, &str); 24] = [
+const MAPS: [(&str, &str, &str); 34] = [
     ("tunnel", "u32", "Tunnel"),
     ("generation", "u32", "u64"),
     ("allowed_ips", "Key", "u32"),
@@ -119,10 +137,20 @@ const MAPS: [(&str, &str, &str); 24] = [
     ("path_clocks", "u32", "PathClock"),
     ("path_quality", "u32", "PathQuality"),
     ("path_log", "u32", "PathLogEntry"),
+    ("class_rules", "u32", "ClassRule"),
+    ("class_stats", "u32", "ClassStats"),
+    ("leads", "FlowKey", "Lead"),
+    ("destinations", "DestinationKey", "Destination"),
+    ("bonds", "u32", "Bond"),
+    ("bond_members", "u32", "BondMember"),
+    ("bond_clocks", "u32", "PathClock"),
+    ("playouts", "u32", "Playout"),
+    ("playout_stage", "u32", "Stage"),
+    ("held_scratch", "u32", "HeldPacket"),
 ];
 
 /// The ring buffers, which have neither key nor value.
-const RINGS: [&str; 3] = ["origin_events", "control_events", "probe_events"];
+const RINGS: [&str; 5] = ["origin_events", "control_events", "probe_events", "flow_events", "held"];
 
 /// A type as `bpftool btf dump --json` prints it.
 #[derive(Deserialize)]

@@ -3,10 +3,10 @@
 use std::env;
 use std::fmt::Write as _;
 use std::fs;
-use std::io::{BufRead, BufReader, IsTerminal};
+use std::io::{BufRead, BufReader, IsTerminal, Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 
 use anyhow::{Context, Result, bail};
 
@@ -72,6 +72,30 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
+/// Runs a command whose outputs go to standard output, and gives back how it ended and what both had.
+pub(crate) fn run_and_keep(command: &mut Command) -> Result<(ExitStatus, String)> {
+    let line = command_line(command);
+    let (mut reader, writer) = std::io::pipe().context("cannot make a pipe")?;
+    let stderr = writer.try_clone().context("cannot copy a pipe's end")?;
+    command.stdin(Stdio::null()).stdout(writer).stderr(stderr);
+    let mut child = command.spawn().with_context(|| format!("cannot run `{line}`"))?;
+    // Our copies of the writing end would keep the pipe open.
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    let (mut kept, mut piece) = (Vec::new(), [0; 4096]);
+    loop {
+        // In pieces, not in lines: a test's name stands there while it runs.
+        let length = reader.read(&mut piece).with_context(|| format!("cannot read what `{line}` writes"))?;
+        if length == 0 {
+            break;
+        }
+        kept.extend_from_slice(&piece[..length]);
+        let mut out = std::io::stdout().lock();
+        out.write_all(&piece[..length]).and_then(|()| out.flush()).context("cannot write to standard output")?;
+    }
+    let status = child.wait().with_context(|| format!("cannot wait for `{line}`"))?;
+    Ok((status, String::from_utf8_lossy(&kept).into_owned()))
+}
+
 /// Runs a command whose output is only the step's progress; a failure quotes the end of it.
 pub(crate) fn run_in_step(command: &mut Command, step: &Step) -> Result<()> {
     let line = command_line(command);
@@ -118,8 +142,13 @@ fn command_line(command: &Command) -> String {
     line
 }
 
+/// Words as one command line of a shell.
+pub(crate) fn shell_words(words: &[impl AsRef<str>]) -> String {
+    words.iter().map(|word| quoted(word.as_ref())).collect::<Vec<_>>().join(" ")
+}
+
 fn quoted(word: &str) -> String {
-    if word.contains(|c: char| c.is_whitespace() || "'\"$\\;&|<>()*".contains(c)) {
+    if word.is_empty() || word.contains(|c: char| c.is_whitespace() || "'\"$\\;&|<>()*?[]{}#~!`".contains(c)) {
         format!("'{}'", word.replace('\'', r"'\''"))
     } else {
         word.to_owned()

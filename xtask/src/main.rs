@@ -1,5 +1,6 @@
 //! Developer tasks of the repository, called as `cargo xtask TASK`.
 
+mod attempts;
 mod bench;
 mod boringtun;
 mod budget;
@@ -15,6 +16,7 @@ mod progress;
 mod setup;
 mod test;
 mod toolchain;
+mod vm;
 mod workspace;
 
 use std::process::ExitCode;
@@ -56,11 +58,13 @@ enum Task {
         #[arg(long)]
         update: bool,
     },
+    /// Run a command or lab tests under another kernel, in a virtual machine
+    Vm(vm::Options),
 }
 
 fn main() -> ExitCode {
     match run(Arguments::parse().task) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
@@ -68,7 +72,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(task: Task) -> anyhow::Result<()> {
+fn run(task: Task) -> anyhow::Result<ExitCode> {
     let workspace = Workspace::find();
     match task {
         Task::Setup => setup::machine(&workspace).map(drop),
@@ -78,5 +82,7 @@ fn run(task: Task) -> anyhow::Result<()> {
         Task::Fuzz(options) => fuzz::run(&workspace, &options),
         Task::Bench(benchmark) => bench::run(&workspace, &benchmark),
         Task::Budget { update } => budget::check(&workspace, update),
+        Task::Vm(options) => return vm::run(&workspace, &options),
     }
+    .map(|()| ExitCode::SUCCESS)
 }

@@ -29,6 +29,10 @@ const MEASURED_BESIDE: [(&str, &str); 2] = [("openssl", "openssl"), ("openvpn", 
 /// Programs that bonds of other kinds call, which are measured beside the tunnel.
 const BONDED_BESIDE: [(&str, &str); 3] = [("mptcpize", "mptcpize"), ("openssl", "openssl"), ("openvpn", "openvpn")];
 
+/// Programs that make and run virtual machines. The guest runs busybox before it sees a library.
+const VIRTUAL_MACHINE: [(&str, &str); 4] =
+    [("busybox", "busybox-static"), ("dpkg-deb", "dpkg"), ("qemu-system-x86_64", "qemu-system-x86"), ("tar", "tar")];
+
 /// Installs the packages of missing programs.
 pub(crate) fn programs() -> Result<()> {
     provide("programs", &PROGRAMS)
@@ -42,6 +46,11 @@ pub(crate) fn measured_beside() -> Result<()> {
 /// Installs the packages of missing programs that other bonds need.
 pub(crate) fn bonded_beside() -> Result<()> {
     provide("bonds to compare with", &BONDED_BESIDE)
+}
+
+/// Installs the packages of missing programs that virtual machines need.
+pub(crate) fn virtual_machine() -> Result<()> {
+    provide("programs for virtual machines", &VIRTUAL_MACHINE)
 }
 
 fn provide(name: &'static str, programs: &[(&str, &'static str)]) -> Result<()> {

@@ -8,7 +8,7 @@ use anyhow::{Result, bail};
 use crate::command::{is_root, run as execute};
 use crate::progress::duration;
 use crate::workspace::{Profile, Workspace};
-use crate::{build, fuzz, leftovers, setup};
+use crate::{attempts, build, fuzz, leftovers, setup};
 
 /// What to test.
 #[derive(clap::Args)]
@@ -78,10 +78,10 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     if !options.fast {
         let mpvpn = workspace.mpvpn(Profile::Debug);
         let before = leftovers::present(&mpvpn);
-        report.check("lab tests", || {
-            let mut tests = lab(workspace, Profile::Debug);
-            execute(tests.arg("--").arg("--test-threads=1").args(filter))
-        });
+        let of_all: Vec<&str> = ["--test-threads=1"].into_iter().chain(filter).collect();
+        let mut second = Vec::new();
+        report.check("lab tests", || attempts::run(|| lab(workspace, Profile::Debug), &of_all, &mut second));
+        report.second = second;
         report.check("nothing left behind", || {
             let left: Vec<String> = leftovers::present(&mpvpn).difference(&before).cloned().collect();
             if left.is_empty() { Ok(()) } else { bail!("the lab tests left behind:\n{}", left.join("\n")) }
@@ -104,10 +104,13 @@ pub(crate) fn lab(workspace: &Workspace, profile: Profile) -> Command {
     cargo
 }
 
-/// The checks so far, in order: name, time, and error if it failed.
+/// The checks so far.
 #[derive(Default)]
 struct Report {
+    /// In order: name, time, and error if it failed.
     checks: Vec<(&'static str, Duration, Option<anyhow::Error>)>,
+    /// Tests that have failed once and then passed.
+    second: Vec<String>,
 }
 
 impl Report {
@@ -132,6 +135,9 @@ impl Report {
         println!("\n=== Summary");
         for (name, time, error) in &self.checks {
             println!("{:6} {name} ({})", if error.is_none() { "ok" } else { "FAILED" }, duration(*time));
+        }
+        for name in &self.second {
+            println!("       ok at the second attempt: {name}");
         }
         let failed: Vec<&str> =
             self.checks.iter().filter(|(_, _, error)| error.is_some()).map(|(name, ..)| *name).collect();

@@ -1,5 +1,6 @@
 //! What the commands do: one file for each.
 
+pub mod class;
 pub mod completions;
 pub mod doctor;
 pub mod down;
@@ -14,7 +15,7 @@ pub mod status;
 mod units;
 pub mod up;
 
-use crate::cli::{Cli, Command, Path};
+use crate::cli::{Class, Cli, Command, Path};
 
 /// Runs the command.
 ///
@@ -29,6 +30,7 @@ pub async fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Path(Path::List(args)) => path::list(args, &cli.global).await,
         Command::Path(Path::Set(args)) => path::set(args, &cli.global).await,
         Command::Path(Path::Log(args)) => path_log::log(args, &cli.global).await,
+        Command::Class(Class::List(args)) => class::list(args, &cli.global).await,
         Command::Genkey => genkey::genkey(),
         Command::Genpsk => genpsk::genpsk(),
         Command::Pubkey => pubkey::pubkey(),

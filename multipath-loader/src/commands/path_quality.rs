@@ -159,7 +159,7 @@ fn probing(quality: &QualityStatus) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observe::{ArrivalsStatus, DirectionStatus, PacingStatus, TrafficStatus};
+    use crate::observe::{ArrivalsStatus, DirectionStatus, PacingStatus, PathBondStatus, TrafficStatus};
 
     fn direction(delay_us: i32, loss_5s_ppm: u32, delivered_kbps: u32) -> DirectionStatus {
         DirectionStatus {
@@ -225,7 +225,18 @@ mod tests {
             ingress: TrafficStatus { packets: 1, bytes: 14 << 30, last_seen_seconds: Some(0.0) },
             doubled_packets: 0,
             pacing: PacingStatus { pressed_packets: 0, dropped_packets: 0, marked_packets: 0 },
-            arrivals: ArrivalsStatus { packets: 0, bytes: 0, reordered: 0, late: 0 },
+            arrivals: ArrivalsStatus { packets: 0, bytes: 0, reordered: 0, late: 0, striped: 0, overdue: 0, unheld: 0 },
+            bond: PathBondStatus {
+                out: false,
+                inward: false,
+                delay_out_us: None,
+                need_in_us: 0,
+                hold: 0,
+                penalty_us: 0,
+                loss_ppm: 0,
+                rate_kbps: None,
+                share_in: 0.0,
+            },
         }
     }
 

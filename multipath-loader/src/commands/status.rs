@@ -10,7 +10,7 @@ use super::{path_quality::path_lines, units};
 use crate::{
     cli::{Global, Status},
     dataplane::{Pins, tunnels},
-    observe::{DropStatus, PeerStatus, TunnelStatus, collect},
+    observe::{ArrivalsStatus, DropStatus, PeerStatus, TunnelStatus, collect},
 };
 
 /// Runs `mpvpn status`.
@@ -47,6 +47,7 @@ fn print(out: &mut impl Write, tunnel: &TunnelStatus) -> Result<()> {
     writeln!(out, "  listening port: {}", tunnel.listen_port)?;
     writeln!(out, "  mtu: {}", tunnel.mtu)?;
     writeln!(out, "  maps: {}", tunnel.maps)?;
+    writeln!(out, "  packets held by: {}", tunnel.held_by)?;
     for peer in &tunnel.peers {
         writeln!(out, "\npeer: {}", peer.name)?;
         writeln!(out, "  public key: {}", peer.public_key)?;
@@ -54,6 +55,9 @@ fn print(out: &mut impl Write, tunnel: &TunnelStatus) -> Result<()> {
         writeln!(out, "  session: {}", session(peer))?;
         if let Some(trouble) = peer.trouble {
             writeln!(out, "  WARNING: no handshake gets through: {trouble}")?;
+        }
+        for line in [bond_out(peer), bond_in(peer)].into_iter().flatten() {
+            writeln!(out, "  {line}")?;
         }
         writeln!(out, "{}", path_lines(&peer.paths))?;
     }
@@ -100,6 +104,31 @@ fn session(peer: &PeerStatus) -> String {
         Some(_) => format!("ENDED{attempts}"),
         None => format!("none{attempts}"),
     }
+}
+
+/// By which paths aggregate flows to the peer go, if there is a choice.
+fn bond_out(peer: &PeerStatus) -> Option<String> {
+    let members: Vec<&str> = peer.paths.iter().filter(|path| path.bond.out).map(|path| path.name.as_str()).collect();
+    let spread = units::milliseconds(peer.bond.spread_out_us);
+    (!members.is_empty()).then(|| format!("bond out: {}; held there for up to {spread} ms", members.join(", ")))
+}
+
+/// What of aggregate flows has come from the peer, if anything has.
+fn bond_in(peer: &PeerStatus) -> Option<String> {
+    let used = peer.paths.iter().filter(|path| path.arrivals.striped != 0);
+    let shares: Vec<_> =
+        used.clone().map(|path| format!("{} {:.0} %", path.name, path.bond.share_in * 100.0)).collect();
+    let sum = |count: fn(&ArrivalsStatus) -> u64| used.clone().map(|path| count(&path.arrivals)).sum::<u64>();
+    let spread = units::milliseconds(peer.bond.spread_in_us);
+    (!shares.is_empty()).then(|| {
+        format!(
+            "bond in: {}; held here for up to {spread} ms; of {} packets {} late, {} not held",
+            shares.join(", "),
+            sum(|arrivals| arrivals.striped),
+            sum(|arrivals| arrivals.overdue),
+            sum(|arrivals| arrivals.unheld)
+        )
+    })
 }
 
 fn drop_table(drops: &[DropStatus]) -> Table {

@@ -2,17 +2,23 @@
 
 use std::{collections::HashMap, fs::Metadata, hash::Hash, path::Path, str::FromStr};
 
-use multipath_common::{health::Role, maps::MAX_PEERS};
+use ipnet::IpNet;
+use multipath_common::{
+    classes::{FlowClass, MAX_CLASS_RULES, MAX_COUNTED_RULES},
+    health::Role,
+    inner::{TCP, UDP},
+    maps::MAX_PEERS,
+};
 use toml::de::DeTable;
 
 use super::{
-    Cipher, Config, DEFAULT_PORT, Diagnostic, Endpoint, FLOWS_MAX, KeyError, MAX_PATHS, MTU_MAX, MTU_MIN, Peer,
-    PresharedKey, PublicKey, Routes, SecretKey, Spread, Tunnel, Uplink, WEIGHT_MAX, WEIGHT_MIN, Xdp,
-    check_interface_name, check_name, check_tunnel_name,
+    Cipher, Class, Config, DEFAULT_PORT, Diagnostic, Endpoint, FLOWS_MAX, KeyError, MAX_PATHS, MTU_MAX, MTU_MIN, Peer,
+    PresharedKey, PublicKey, Routes, SecretKey, Spread, Tunnel, Uplink, WEIGHT_MAX, WEIGHT_MIN, Xdp, assigned,
+    check_interface_name, check_name, check_tunnel_name, class, delay,
     diagnostic::Report,
     prefix,
     reader::{Section, Value},
-    secret_file,
+    secret_file, span,
 };
 
 const A_KEY: &str = "32 bytes in base64, as `mpvpn genkey` and `mpvpn pubkey` print them";
@@ -54,7 +60,7 @@ pub(super) fn decode(text: &str, path: &Path, metadata: Option<&Metadata>) -> Re
     let name = tunnel_name(path, &mut report);
     let tunnel = tunnel.and_then(|section| decode_tunnel(section, name.clone(), &file, &mut report));
 
-    let sections = tables(&mut root, "uplink", &mut report);
+    let sections = required_tables(&mut root, "uplink", &mut report);
     let mut names = Unique::default();
     let mut interfaces = Unique::default();
     // Also the uplinks with other errors: their names are known to endpoints all the same.
@@ -77,7 +83,7 @@ pub(super) fn decode(text: &str, path: &Path, metadata: Option<&Metadata>) -> Re
     };
     let own = tunnel.as_ref().map(|tunnel| tunnel.private_key.public());
     let mut peers = Vec::new();
-    let sections = tables(&mut root, "peer", &mut report);
+    let sections = required_tables(&mut root, "peer", &mut report);
     if let Some(first) = sections.get(MAX_PEERS) {
         let expected = format!("at most {MAX_PEERS} peers of one tunnel");
         report.add(first.span(), Some("peer"), format!("{} peers", sections.len()), expected);
@@ -87,10 +93,11 @@ pub(super) fn decode(text: &str, path: &Path, metadata: Option<&Metadata>) -> Re
         section.finish(&mut report);
         peers.extend(peer);
     }
+    let classes = decode_classes(&mut root, &mut report);
     root.finish(&mut report);
 
     match tunnel {
-        Some(tunnel) if report.is_empty() => Ok(Config { file: path.to_owned(), tunnel, uplinks, peers }),
+        Some(tunnel) if report.is_empty() => Ok(Config { file: path.to_owned(), tunnel, uplinks, peers, classes }),
         _ => Err(report.finish()),
     }
 }
@@ -100,7 +107,7 @@ struct Seen<'a> {
     uplinks: &'a [KnownUplink],
     names: Unique<String>,
     keys: Unique<PublicKey>,
-    prefixes: Unique<ipnet::IpNet>,
+    prefixes: Unique<IpNet>,
 }
 
 /// What peers need to know of an uplink.
@@ -143,13 +150,19 @@ fn tunnel_name(path: &Path, report: &mut Report) -> Option<String> {
 }
 
 /// The tables `[[key]]`, at least one.
-fn tables<'a>(root: &mut Section<'a>, key: &'static str, report: &mut Report) -> Vec<Section<'a>> {
+fn required_tables<'a>(root: &mut Section<'a>, key: &'static str, report: &mut Report) -> Vec<Section<'a>> {
     let expected = format!("at least one table [[{key}]]");
     let Some(value) = root.required(key, &expected, report) else { return Vec::new() };
-    let elements = value.list(&format!("a list of tables, each headed [[{key}]] in double brackets"), report);
-    if elements.is_empty() && value.is_list() {
+    let tables = tables(&value, key, report);
+    if value.is_empty_list() {
         value.wrong::<()>(&expected, report);
     }
+    tables
+}
+
+/// The tables `[[key]]`.
+fn tables<'a>(value: &Value<'a>, key: &str, report: &mut Report) -> Vec<Section<'a>> {
+    let elements = value.list(&format!("a list of tables, each headed [[{key}]] in double brackets"), report);
     elements.iter().filter_map(|element| element.table(&format!("a table [[{key}]]"), report)).collect()
 }
 
@@ -178,6 +191,9 @@ fn decode_tunnel(mut section: Section, name: Option<String>, file: &File, report
         Some(value) => value.choice(&[("auto", Spread::Auto), ("off", Spread::Off)], report),
         None => Some(Spread::default()),
     };
+    let playout_delay = section
+        .optional("playout_delay")
+        .and_then(|value| value.parse("a delay in quotes, for instance \"120ms\"", delay::playout_delay, report));
     section.finish(report);
     Some(Tunnel {
         name: name?,
@@ -187,6 +203,7 @@ fn decode_tunnel(mut section: Section, name: Option<String>, file: &File, report
         mtu,
         routes: routes?,
         spread: spread?,
+        playout_delay,
     })
 }
 
@@ -426,7 +443,7 @@ fn decode_uplink_names(value: &Value, known: &[KnownUplink], report: &mut Report
     let mut unique = Unique::default();
     let expected = "a list of uplinks' names, at least one";
     let elements = value.list(expected, report);
-    if elements.is_empty() && value.is_list() {
+    if value.is_empty_list() {
         value.wrong::<()>(expected, report);
     }
     for element in elements {
@@ -441,15 +458,11 @@ fn decode_uplink_names(value: &Value, known: &[KnownUplink], report: &mut Report
     names
 }
 
-fn decode_prefixes(
-    section: &mut Section,
-    seen: &mut Unique<ipnet::IpNet>,
-    report: &mut Report,
-) -> Option<Vec<ipnet::IpNet>> {
+fn decode_prefixes(section: &mut Section, seen: &mut Unique<IpNet>, report: &mut Report) -> Option<Vec<IpNet>> {
     let expected = "a list of inner prefixes, at least one: [\"10.98.0.0/24\"]";
     let value = section.required("allowed_ips", expected, report)?;
     let elements = value.list(expected, report);
-    if elements.is_empty() && value.is_list() {
+    if value.is_empty_list() {
         return value.wrong(expected, report);
     }
     let mut prefixes = Vec::new();
@@ -460,6 +473,93 @@ fn decode_prefixes(
         }
     }
     Some(prefixes)
+}
+
+fn decode_classes(root: &mut Section, report: &mut Report) -> Vec<Class> {
+    /// Number 0 counts what no rule has caught.
+    const RULES_MAX: usize = MAX_COUNTED_RULES - 1;
+    let Some(value) = root.optional("class") else { return Vec::new() };
+    let mut names = Unique::default();
+    let mut classes = Vec::new();
+    let mut entries = 0;
+    let sections = tables(&value, "class", report);
+    if let Some(first) = sections.get(RULES_MAX) {
+        let expected = format!("at most {RULES_MAX} rules [[class]]");
+        report.add(first.span(), Some("class"), format!("{} rules", sections.len()), expected);
+    }
+    for mut section in sections {
+        let class = decode_class(&mut section, &mut names, report);
+        let span = section.span().clone();
+        section.finish(report);
+        let Some(class) = class else { continue };
+        let before = entries;
+        entries += class.entry_count();
+        if before <= MAX_CLASS_RULES && entries > MAX_CLASS_RULES {
+            let found = format!("{entries} entries up to this rule");
+            let expected = format!(
+                "at most {MAX_CLASS_RULES} for all rules: each takes one for each of its ranges of ports times each of its \
+                 prefixes, this one {} x {}",
+                class.ports.len().max(1),
+                class.prefixes.len().max(1)
+            );
+            report.add(&span, Some("class"), found, expected);
+        }
+        classes.push(class);
+    }
+    classes
+}
+
+fn decode_class(section: &mut Section, names: &mut Unique<String>, report: &mut Report) -> Option<Class> {
+    let has_name = section.optional("name").is_some();
+    let name = has_name.then(|| decode_name(section, names, report)).flatten();
+    let choices = FlowClass::ALL.map(|class| (class.name(), class));
+    let expected = choices.map(|(name, _)| format!("\"{name}\"")).join(" or ");
+    let class = section.required("class", &expected, report).and_then(|value| value.choice(&choices, report));
+    let protocol = section
+        .optional("protocol")
+        .and_then(|value| value.parse_bare("a protocol's name in quotes or its number", assigned::protocol, report));
+    let ports = section.optional("ports").and_then(|value| {
+        let ports = value.parse_bare("ports in quotes, for instance \"443, 5000-5100\"", span::ports, report)?;
+        match protocol {
+            Some(protocol) if ![TCP, UDP].contains(&u32::from(protocol)) => {
+                value.wrong("no ports beside a protocol other than tcp and udp", report)
+            }
+            _ => Some(ports),
+        }
+    });
+    let prefixes = section.optional("prefixes").map(|value| decode_class_prefixes(&value, report));
+    let dscp = section
+        .optional("dscp")
+        .and_then(|value| value.parse_bare("a DSCP's name in quotes or its number", assigned::dscp, report));
+    let size = section
+        .optional("size")
+        .and_then(|value| value.parse("a range of sizes in quotes, for instance \"-200\"", span::sizes, report));
+    Some(Class {
+        name,
+        class: class?,
+        protocol,
+        ports: ports.unwrap_or_default(),
+        prefixes: prefixes.unwrap_or_default(),
+        dscp,
+        size: size.unwrap_or(class::ANY_SIZE),
+    })
+}
+
+fn decode_class_prefixes(value: &Value, report: &mut Report) -> Vec<IpNet> {
+    let expected = "a list of inner prefixes, at least one: [\"10.98.0.0/24\"]";
+    let elements = value.list(expected, report);
+    if value.is_empty_list() {
+        value.wrong::<()>(expected, report);
+    }
+    let mut prefixes = Vec::new();
+    let mut unique = Unique::default();
+    for element in elements {
+        let Some(net) = element.parse("a prefix in quotes", prefix::class_prefix, report) else { continue };
+        if unique.add(net, &element, "a prefix", report).is_some() {
+            prefixes.push(net);
+        }
+    }
+    prefixes
 }
 
 /// The elements of an optional list.

@@ -3,8 +3,11 @@
 //! [`Config::load`] applies nothing. It reports every error that it can find in the file, each with its place, and
 //! hands out a [`Config`] only if there is none.
 
+mod assigned;
 mod cipher;
+mod class;
 mod decimal;
+mod delay;
 mod diagnostic;
 mod file;
 mod key;
@@ -15,6 +18,7 @@ mod rate;
 mod reader;
 mod reload;
 mod secret_file;
+mod span;
 #[cfg(test)]
 mod tests;
 
@@ -22,6 +26,7 @@ use std::{
     io::Read as _,
     net::SocketAddr,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use ipnet::IpNet;
@@ -34,6 +39,7 @@ use zeroize::Zeroizing;
 
 pub use self::{
     cipher::Cipher,
+    class::{Class, class_rules, classes_of},
     diagnostic::Diagnostic,
     key::{KeyError, PresharedKey, PublicKey, SecretKey},
     name::{INTERFACE_NAME_MAX, TUNNEL_NAME_MAX, check_interface_name, check_name, check_tunnel_name},
@@ -66,6 +72,8 @@ pub struct Config {
     pub uplinks: Vec<Uplink>,
     /// The other gateways, in the file's order.
     pub peers: Vec<Peer>,
+    /// Which flows are carried how, in the file's order: the first rule that a packet meets counts.
+    pub classes: Vec<Class>,
 }
 
 /// The `[tunnel]` table.
@@ -86,6 +94,8 @@ pub struct Tunnel {
     pub routes: Routes,
     /// Whether the processors share the work.
     pub spread: Spread,
+    /// How much longer than by the nearest path packets take that are delivered by time; `None` is automatic.
+    pub playout_delay: Option<Duration>,
 }
 
 /// Whether the processors share the work of a tunnel.

@@ -1,6 +1,6 @@
 //! Addresses and prefixes as they are written.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use ipnet::IpNet;
 
@@ -23,6 +23,16 @@ pub(super) fn prefix(text: &str) -> Result<IpNet, String> {
     }
     if net != net.trunc() {
         return Err(format!("a prefix without host bits: {} (or {} for this one host)", net.trunc(), host(net.addr())));
+    }
+    Ok(net)
+}
+
+/// Reads a prefix of a rule. It is compared with addresses of both families, IPv4 ones mapped, so none may hold these among
+/// others.
+pub(super) fn class_prefix(text: &str) -> Result<IpNet, String> {
+    let net = prefix(text)?;
+    if net.contains(&IpAddr::V6(Ipv4Addr::UNSPECIFIED.to_ipv6_mapped())) {
+        return Err("an IPv6 prefix that does not hold ::ffff:0:0/96, for instance 2000::/3".to_owned());
     }
     Ok(net)
 }
@@ -72,6 +82,8 @@ mod tests {
         );
         assert!(prefix("10.98.0.0/33").is_err());
         assert!(prefix("::ffff:10.98.0.0/120").is_err());
+        assert_eq!(class_prefix("2000::/3"), Ok("2000::/3".parse().unwrap()));
+        assert!(class_prefix("0.0.0.0/0").is_ok() && class_prefix("::/0").is_err());
     }
 
     #[test]

@@ -95,7 +95,25 @@ impl<'a> Value<'a> {
         read: impl FnOnce(&str) -> Result<T, E>,
         report: &mut Report,
     ) -> Option<T> {
-        match read(self.text(expected, report)?) {
+        self.understood(read(self.text(expected, report)?), report)
+    }
+
+    /// As [`parse`](Self::parse), for a text that may be a whole number without quotes as well.
+    pub(super) fn parse_bare<T, E: ToString>(
+        &self,
+        expected: &str,
+        read: impl FnOnce(&str) -> Result<T, E>,
+        report: &mut Report,
+    ) -> Option<T> {
+        let text = match self.content {
+            DeValue::Integer(number) if number.radix() == 10 => number.as_str(),
+            _ => self.text(expected, report)?,
+        };
+        self.understood(read(text), report)
+    }
+
+    fn understood<T, E: ToString>(&self, read: Result<T, E>, report: &mut Report) -> Option<T> {
+        match read {
             Ok(value) => Some(value),
             Err(expected) => self.wrong(&expected.to_string(), report),
         }
@@ -153,9 +171,9 @@ impl<'a> Value<'a> {
         self.content.as_str()
     }
 
-    /// Whether it is a list.
-    pub(super) fn is_list(&self) -> bool {
-        matches!(self.content, DeValue::Array(_))
+    /// Whether it is a list of nothing.
+    pub(super) fn is_empty_list(&self) -> bool {
+        matches!(self.content, DeValue::Array(list) if list.is_empty())
     }
 
     /// Whether it is a table.

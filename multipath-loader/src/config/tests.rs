@@ -5,6 +5,8 @@ use proptest::prelude::*;
 
 use super::*;
 
+mod class;
+
 /// The key pair of the gateway under test (RFC 7748, section 6.1, Alice) and a peer's public key (Bob).
 const SECRET: &str = "dwdtCnMYpX08FsFyUbJmRd9ML4frwJkqsXf7pR25LCo=";
 const OWN: &str = "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=";
@@ -51,9 +53,10 @@ fn replaced(from: &str, to: &str) -> String {
 #[test]
 fn least() {
     let config = parse(&[TUNNEL, UPLINK, HUB].concat()).unwrap();
-    let Tunnel { name, private_key, listen_port, addresses, mtu, routes, spread } = config.tunnel;
+    let Tunnel { name, private_key, listen_port, addresses, mtu, routes, spread, playout_delay } = config.tunnel;
     assert_eq!((name.as_str(), private_key.public().to_string().as_str()), ("mp0", OWN));
     assert_eq!((listen_port, addresses, mtu, routes, spread), (5182, vec![], None, Routes::Auto, Spread::Auto));
+    assert_eq!((playout_delay, config.classes), (None, vec![]));
     let [Uplink { name, interface, weight, rate, xdp, role, quota, flows }] = &config.uplinks[..] else { panic!() };
     assert_eq!((name.as_str(), interface.as_str(), *weight, *rate, *xdp), ("dsl", "ppp0", None, None, Xdp::Auto));
     assert_eq!((*role, *quota, *flows), (Role::Active, None, 1));
@@ -196,7 +199,7 @@ fn unknown_keys() {
     assert_eq!(
         error_in("[tunnel]", "port = 7"),
         "mp0.toml:3:1: tunnel.port: found an unknown key, expected one of private_key, private_key_file, listen_port, \
-         address, mtu, routes, spread"
+         address, mtu, routes, spread, playout_delay"
     );
     assert_eq!(
         error_in("[[peer]]", "alowed_ip = []"),

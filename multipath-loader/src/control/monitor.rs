@@ -41,6 +41,8 @@ const LOSS_STEP_PPM: u32 = 50_000;
 /// So much more data than short probes is lost where packets are too large, parts per million; half of the probes' losses
 /// are on their way back.
 const LARGE_LOST_PPM: u32 = 20_000;
+/// So many lost packets of an idle path make no lossy one.
+const CHANCE_PACKETS: u64 = 2;
 /// See [`PathQuality::probe_bytes_per_day`].
 const DAY: Duration = Duration::from_hours(24);
 
@@ -112,6 +114,8 @@ pub struct Monitor {
     slot: u32,
     has_session: bool,
     wish: Wish,
+    /// Whether packets are striped over it.
+    is_member: bool,
     peer_role: Role,
     health: PathHealth,
     verdict: Verdict,
@@ -145,6 +149,7 @@ impl Monitor {
             slot,
             has_session: false,
             wish: Wish { role: Role::Active, reason: Reason::Configuration },
+            is_member: false,
             peer_role: Role::Automatic,
             health: PathHealth::new(now),
             verdict: Verdict {
@@ -217,7 +222,7 @@ impl Monitor {
     /// How often it is probed, as of the last look.
     fn pace(&self) -> Pace {
         let now = self.probes.looked_at();
-        let (role, is_busy) = (self.role(), now < self.busy_until);
+        let (role, is_busy) = (self.role(), self.is_busy(now));
         let is_metered = role == Role::Metered;
         match self.health.health() {
             _ if role == Role::Down => Pace::SPARED,
@@ -249,13 +254,18 @@ impl Monitor {
         if overdue > 0 {
             self.suspect_until = now + SUSPECT_LASTS;
         }
-        let silence = Silence { overdue, lasts, patience, is_busy: now < self.busy_until };
+        let silence = Silence { overdue, lasts, patience, is_busy: self.is_busy(now) };
         self.health.look(now, silence, [&self.lost_out, &self.lost_in]);
         self.probes.looked(now);
         let pace = self.pace();
         let probe = self.probes.is_due(now, pace).then(|| self.probe(now, REPLY_LEN as u16, counters));
         self.planned = self.probes.next_deadline(pace, patience);
         probe
+    }
+
+    /// Says whether packets are striped over the path, or are about to be: the next probe tells the peer.
+    pub fn set_member(&mut self, is_member: bool) {
+        self.is_member = is_member;
     }
 
     /// A probe of this length (bytes of the message, more than [`REPLY_LEN`]), to see whether so large packets pass.
@@ -270,7 +280,7 @@ impl Monitor {
         let sent_packets = counters.sent_packets + u64::from(!is_padded);
         let sequence = self.probes.send(now, sent_packets, counters.sent_bytes, is_padded);
         let path = (self.slot % MAX_PATHS as u32) as u8;
-        Probe { role: self.wish.role as u8, len, sequence, path, sent_packets }
+        Probe { role: self.wish.role as u8, len, sequence, path, is_member: self.is_member.into(), sent_packets }
     }
 
     fn look_at_arrivals(&mut self, now: Duration, arrivals: &Arrivals) {
@@ -403,6 +413,27 @@ impl Monitor {
     /// Whether so much more data than short probes is lost out that its packets may be too large.
     pub fn loses_large(&self, now: Duration) -> bool {
         self.lost_out.lost_ppm(now, LOSS_WINDOWS_S[0]) > LARGE_LOST_PPM + 2 * self.probes.loss_ppm()
+    }
+
+    /// Packets that are lost out all the time, parts per million: in the last seconds, and over a longer time as well,
+    /// so that a buffer that has overflown once is forgotten soon.
+    pub fn loss_out_ppm(&self, now: Duration) -> u32 {
+        let [short, long, _] = LOSS_WINDOWS_S;
+        let lost_ppm = |span| {
+            let chance_ppm = CHANCE_PACKETS * 1_000_000 / self.lost_out.sent(now, span).max(1);
+            u64::from(self.lost_out.lost_ppm(now, span)).saturating_sub(chance_ppm) as u32
+        };
+        lost_ppm(short).min(lost_ppm(long))
+    }
+
+    /// Jitter out (RFC 3550), microseconds.
+    pub fn jitter_out_us(&self) -> u32 {
+        self.jitter_out_us
+    }
+
+    /// Whether it carries data.
+    pub fn is_busy(&self, now: Duration) -> bool {
+        now < self.busy_until
     }
 
     /// Round trips of short probes that are lost, parts per million.

@@ -93,6 +93,11 @@ const LOSS: u64 = 30;
 const RATE_REPORTS: usize = 25;
 /// See [`RATE_REPORTS`].
 const LEAST_RATE_US: u64 = 200_000;
+/// Reports that tell what is delivered at present, and how long that takes at least, microseconds: a single burst is no
+/// rate.
+const RECENT_REPORTS: usize = 8;
+/// See [`RECENT_REPORTS`].
+const LEAST_RECENT_US: u64 = 100_000;
 /// Lost bytes that say nothing: eight packets.
 const LOSS_SLACK: u64 = 12_000;
 
@@ -255,6 +260,12 @@ impl RateController {
     /// What arrives at the peer, kbit/s, over up to the last 64 reports (1.3 s of a busy path).
     pub fn delivered_kbps(&self) -> u32 {
         self.history.transfer(usize::MAX, i64::MIN).map_or(0, Transfer::delivered_kbps)
+    }
+
+    /// What arrives at the peer at present, kbit/s; 0 while too few reports tell.
+    pub fn recently_delivered_kbps(&self) -> u32 {
+        let transfer = self.history.transfer(RECENT_REPORTS, i64::MIN);
+        transfer.filter(|transfer| transfer.receiving_us > LEAST_RECENT_US).map_or(0, Transfer::delivered_kbps)
     }
 
     /// The most that ever arrived, slowly forgotten, kbit/s.

@@ -17,6 +17,7 @@ use crate::{
         path_mtu::PathMtu,
         rate::RateController,
         resolve::{Way, entry},
+        train::Trains,
     },
     dataplane::Attachments,
     underlay::{Address, Change, Link},
@@ -194,6 +195,7 @@ impl ManagedPath {
                 // Another network, maybe: nothing of what was measured need be true of it.
                 self.mtu = PathMtu::new(resolved.largest, resolved.family == FAMILY_IPV4);
                 self.rate = RateController::new();
+                self.trains = Trains::new(now, self.peer, self.id);
             }
             if is_new {
                 let remote = self.identity.remote;

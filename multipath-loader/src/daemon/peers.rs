@@ -12,13 +12,19 @@ use multipath_common::maps::{
     TROUBLE_WEAK_KEY, address_from, path_slot,
 };
 
-use super::{Daemon, ManagedPath, ManagedPeer, learning::SILENT, probing::Lengths, settings::role};
+use super::{
+    Daemon, ManagedPath, ManagedPeer,
+    bonding::{PathBonding, PeerBonding},
+    learning::SILENT,
+    probing::Lengths,
+    settings::role,
+};
 use crate::{
     clock,
     config::{Peer, PublicKey},
     control::{
         clock_offset::ClockOffset, monitor::Monitor, numbering::assign, path_mtu::PathMtu, rate::RateController,
-        resolve::PathIdentity,
+        resolve::PathIdentity, train::Trains,
     },
     dataplane::{name_bytes, name_text},
     protocol::Trouble,
@@ -64,9 +70,11 @@ impl Daemon {
                 None => (0, 0),
             };
             self.positions.insert(number, self.peers.len());
-            let (heard_at, clock) =
-                known.remove(&number).map_or_else(|| (now, ClockOffset::default()), |peer| (peer.heard_at, peer.clock));
-            self.peers.push(ManagedPeer { number, credentials, session, handshake_ns, heard_at, clock });
+            let (heard_at, clock, bonding) = match known.remove(&number) {
+                Some(peer) => (peer.heard_at, peer.clock, peer.bonding),
+                None => (now, ClockOffset::default(), PeerBonding::resume(now, &self.maps, number)?),
+            };
+            self.peers.push(ManagedPeer { number, credentials, session, handshake_ns, heard_at, clock, bonding });
             prefixes.extend(self.config.peers[position].allowed_ips.iter().map(|&prefix| (prefix, number)));
         }
         let mut looked_after = std::mem::take(&mut self.paths);
@@ -105,6 +113,7 @@ impl Daemon {
         }
         // Its number may become another peer's, who is not at these addresses.
         self.maps.forget_origins(number)?;
+        self.maps.reset_bond(number)?;
         (0..MAX_PATHS as u8).try_for_each(|id| self.clear_path(number, id))?;
         Ok(!sessions.is_empty())
     }
@@ -225,10 +234,12 @@ impl Daemon {
                 PathMtu::resume(written.largest, is_ipv4, written.inner_mtu)
             },
             rate: RateController::new(),
+            trains: Trains::new(now, peer, id),
             delay_epoch: 0,
             lengths: Lengths::default(),
             arrived: 0,
             heard_at: now,
+            bonding: PathBonding::default(),
             write_quality_at: now,
             doubt: None,
         };
@@ -236,6 +247,7 @@ impl Daemon {
         path.monitor.set_session(now, session != 0);
         let (role, reason) = role(&self.config.uplinks[uplink], &path.operator, &self.used_bytes);
         path.monitor.set_role(role, reason);
+        path.monitor.set_member(self.peers[position].bonding.has_announced(id));
         self.has_changed_paths = true;
         self.paths.insert(slot, path);
         Ok(())

@@ -80,6 +80,7 @@ impl Daemon {
         }
         self.hear_routers(now);
         self.send_probes(now)?;
+        self.bond(now)?;
         let has_other_mtu =
             |path: &&ManagedPath| has_way(&path.written) && path.written.inner_mtu != path.mtu.inner_mtu();
         let found: Vec<u32> = self.paths.values().filter(has_other_mtu).map(ManagedPath::slot).collect();
@@ -100,6 +101,7 @@ impl Daemon {
             let Some(position) = self.positions.get(&path.peer) else { continue };
             path.look(now, &self.maps, &mut frames)?;
             let peer = &mut self.peers[*position];
+            peer.bonding.follow(path.monitor.is_busy(now) || path.bonding.is_used(now));
             peer.heard_at = peer.heard_at.max(path.heard_at);
         }
         if let Err(error) = self.frames.send_all(&frames) {
@@ -122,8 +124,11 @@ impl Daemon {
         peer.heard_at = peer.heard_at.max(answer.received_at);
         if usize::from(answer.reply.len) > REPLY_LEN {
             path.mtu.answered(answer.reply.len);
+            path.trains.answered(answer.sequence, answer.reply.reached_us);
         }
         let Some(delay) = answer.delay else { return Ok(()) };
+        path.bonding.hear(&answer);
+        peer.bonding.hear(&answer);
         if std::mem::replace(&mut path.delay_epoch, delay.epoch) != delay.epoch {
             // The peer's clock has jumped: delays from before can't be compared with those from now on.
             path.rate = RateController::new();
@@ -176,6 +181,7 @@ impl ManagedPath {
             self.heard_at = now;
         }
         self.lengths.look(now, &stats.egress);
+        self.bonding.look(now, &counters.arrivals);
         if let Some(probe) = self.monitor.poll(now, &counters) {
             frames.push(self.frame(probe));
         }
@@ -187,7 +193,22 @@ impl ManagedPath {
             let probe = self.monitor.padded_probe(now, len, &counters);
             frames.push(self.frame(probe));
         }
+        self.send_train(now, &counters, frames);
         Ok(())
+    }
+
+    /// Sends a train of long probes, if one is due: what the path carries is unknown, and bytes cost nothing.
+    fn send_train(&mut self, now: Duration, counters: &Counters, frames: &mut Vec<Frame>) {
+        let is_unknown = self.rate.capacity_kbps() == 0 && self.monitor.role() != Role::Metered;
+        let is_idle = is_unknown && self.monitor.verdict().is_used && !self.monitor.is_busy(now);
+        let count = self.trains.poll(now, is_idle, self.monitor.jitter_out_us());
+        for number in 0..count {
+            let probe = self.monitor.padded_probe(now, self.mtu.inner_mtu() as u16, counters);
+            if number == 0 {
+                self.trains.sent(now, probe.sequence, count, self.mtu.outer_mtu());
+            }
+            frames.push(self.frame(probe));
+        }
     }
 
     /// What the search for the path's MTU must know.

@@ -9,7 +9,7 @@ use tracing::{error, info};
 use super::{Daemon, End, port_error, ports};
 use crate::{
     clock,
-    config::{Config, Routes, Spread},
+    config::{Config, Routes, Spread, class_rules},
 };
 
 impl Daemon {
@@ -94,6 +94,7 @@ impl Daemon {
         self.count_quotas()?;
         self.set_roles();
         self.weigh()?;
+        self.maps.set_class_rules(&class_rules(&self.config.classes))?;
         self.write_tunnel()?;
         self.refresh(None).await?;
         self.attachments.remove_stale(&self.device.port)?;

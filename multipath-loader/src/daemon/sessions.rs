@@ -218,6 +218,7 @@ impl Daemon {
         let upkeep = [
             self.next_probe(),
             self.carriers.deadline(),
+            self.leads.deadline(),
             self.look_at_unconfirmed,
             Some(self.look_at_counters),
             Some(self.look_around_at),
@@ -249,6 +250,7 @@ impl Daemon {
         self.follow_operator()?;
         self.probe(now)?;
         self.choose_paths(now)?;
+        self.lead(now)?;
         self.write_qualities(now)?;
         self.watch_carriers(now).await?;
         if std::mem::take(&mut self.must_learn) {

@@ -15,20 +15,23 @@ use bytemuck::{AnyBitPattern, Zeroable};
 use ipnet::{IpNet, Ipv4Net};
 use multipath_common::quality::{Arrivals, PathClock, PathLogEntry, PathQuality};
 use multipath_common::{
+    bond::{Bond, BondMember},
+    classes::{ClassRule, ClassStats, Destination, DestinationKey, Lead},
     drops::DropReason,
     maps::{
-        Address, ControlEvent, DropKey, DropStats, GENERATION_AUTOMATIC, GENERATION_OPERATOR, MAX_LOCAL_ADDRESSES,
-        MAX_PATHS, NAME_LEN, NO_PEER, Origin, OriginKey, PATH_DOWN, PATH_UNUSED, Path as PathEntry, PathSettings,
-        PathStats, Peer, SESSIONS_PER_PEER, Session, SessionKeys, Traffic, Tunnel, address_bytes, first_session_slot,
-        path_slot, session_slot,
+        Address, ControlEvent, DropKey, DropStats, Flow, FlowKey, GENERATION_AUTOMATIC, GENERATION_OPERATOR,
+        MAX_LOCAL_ADDRESSES, MAX_PATHS, NAME_LEN, NO_PEER, Origin, OriginKey, PATH_DOWN, PATH_UNUSED,
+        Path as PathEntry, PathSettings, PathStats, Peer, SESSIONS_PER_PEER, Session, SessionKeys, Traffic, Tunnel,
+        address_bytes, first_session_slot, path_slot, session_slot,
     },
+    playout::{Playout, Stage},
 };
 use tokio::io::unix::AsyncFd;
 use zeroize::Zeroize as _;
 
 use crate::clock;
 
-pub use self::quality::ProbeEvents;
+pub use self::{leads::FlowEvents, playout::PlayoutMaps, quality::ProbeEvents};
 
 /// Flag of the system call: copy under the value's lock (`BPF_F_LOCK`, linux/bpf.h).
 const UNDER_LOCK: u64 = 4;
@@ -116,6 +119,15 @@ pub struct Maps {
     path_clocks: Array<MapData, PathClock>,
     path_quality: Array<MapData, PathQuality>,
     path_log: Array<MapData, PathLogEntry>,
+    bonds: Array<MapData, Bond>,
+    bond_members: Array<MapData, BondMember>,
+    playouts: Array<MapData, Playout>,
+    playout_stage: Array<MapData, Stage>,
+    class_rules: Array<MapData, ClassRule>,
+    class_stats: PerCpuArray<MapData, ClassStats>,
+    flows: HashMap<MapData, FlowKey, Flow>,
+    leads: HashMap<MapData, FlowKey, Lead>,
+    destinations: HashMap<MapData, DestinationKey, Destination>,
 }
 
 fn open(directory: &Path, name: &str) -> Result<MapData> {
@@ -131,6 +143,10 @@ macro_rules! typed {
     };
 }
 
+mod bond;
+mod classes;
+mod leads;
+mod playout;
 mod quality;
 
 impl Maps {
@@ -157,6 +173,15 @@ impl Maps {
             path_clocks: typed!(directory, "path_clocks", Array),
             path_quality: typed!(directory, "path_quality", Array),
             path_log: typed!(directory, "path_log", Array),
+            bonds: typed!(directory, "bonds", Array),
+            bond_members: typed!(directory, "bond_members", Array),
+            playouts: typed!(directory, "playouts", Array),
+            playout_stage: typed!(directory, "playout_stage", Array),
+            class_rules: typed!(directory, "class_rules", Array),
+            class_stats: typed!(directory, "class_stats", PerCpuArray),
+            flows: typed!(directory, "flows", LruHashMap),
+            leads: typed!(directory, "leads", LruHashMap),
+            destinations: typed!(directory, "destinations", LruHashMap),
         })
     }
 
@@ -382,9 +407,7 @@ impl Maps {
     /// another path.
     pub fn reset_stats(&mut self, peer: u32, id: u8) -> Result<()> {
         self.reset_measurements(path_slot(peer, id))?;
-        let cpus = aya::util::nr_cpus().map_err(|(file, error)| anyhow::anyhow!("can't read {file}: {error}"))?;
-        let values = PerCpuValues::try_from(vec![PathStats::zeroed(); cpus]).context("can't make per-CPU values")?;
-        self.path_stats.set(path_slot(peer, id), values, 0).context("can't write the map path_stats")
+        self.path_stats.set(path_slot(peer, id), zeroed_per_cpu()?, 0).context("can't write the map path_stats")
     }
 
     /// What passed over the path with this key, summed over all CPUs.
@@ -520,6 +543,12 @@ impl<T: AnyBitPattern> Events<T> {
 /// A key as the cipher reads it.
 fn key_words(bytes: &[u8; 32]) -> [u32; 8] {
     std::array::from_fn(|word| u32::from_le_bytes(std::array::from_fn(|byte| bytes[word * 4 + byte])))
+}
+
+/// A value of zeros for each CPU.
+fn zeroed_per_cpu<T: aya::Pod + Zeroable>() -> Result<PerCpuValues<T>> {
+    let cpus = aya::util::nr_cpus().map_err(|(file, error)| anyhow::anyhow!("can't read {file}: {error}"))?;
+    PerCpuValues::try_from(vec![T::zeroed(); cpus]).context("can't make per-CPU values")
 }
 
 fn sum(values: impl Iterator<Item = Traffic>) -> Traffic {

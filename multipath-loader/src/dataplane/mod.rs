@@ -13,8 +13,8 @@ pub use self::{
     attach::{Attached, Attachments, Hook, TcHook},
     load::{LoadedPrograms, OBJECT},
     maps::{
-        ControlEvents, DropCount, Maps, OriginEvents, PathRecord, PeerRecord, ProbeEvents, name_bytes, name_text,
-        wipe_session_keys,
+        ControlEvents, DropCount, FlowEvents, Maps, OriginEvents, PathRecord, PeerRecord, PlayoutMaps, ProbeEvents,
+        name_bytes, name_text, wipe_session_keys,
     },
     pins::{Lock, Pins, tunnels},
     probe::{has_tcx, is_real_time, missing_kinds},

@@ -1,5 +1,7 @@
 //! What a tunnel does now and what its paths did, read from its pinned maps; the daemon need not run.
 
+mod bond;
+mod class;
 mod log;
 mod path;
 mod status;
@@ -7,6 +9,8 @@ mod status;
 use nix::net::if_::if_indextoname;
 
 pub use self::{
+    bond::{BondStatus, PathBondStatus},
+    class::{CarriedStatus, ClassStatus, classes},
     log::{PathChange, path_changes},
     path::{ArrivalsStatus, DirectionStatus, PacingStatus, PathStatus, QualityStatus, TrafficStatus},
     status::{DropStatus, PeerStatus, SessionStatus, TunnelStatus, collect},

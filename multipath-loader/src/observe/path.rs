@@ -10,7 +10,10 @@ use multipath_common::{
 };
 use serde::Serialize;
 
-use super::interface_name;
+use super::{
+    bond::{BondRecord, PathBondStatus},
+    interface_name,
+};
 use crate::{
     config::path_name,
     dataplane::{Maps, PathRecord, name_text},
@@ -76,8 +79,10 @@ pub struct PathStatus {
     pub doubled_packets: u64,
     /// What its rate did to packets.
     pub pacing: PacingStatus,
-    /// What came by it and tells of its losses.
+    /// What came by it.
     pub arrivals: ArrivalsStatus,
+    /// How it takes part in the bond of the peer's paths.
+    pub bond: PathBondStatus,
 }
 
 /// What was measured of a path. Parts per million are of packets.
@@ -171,7 +176,8 @@ pub struct PacingStatus {
     pub marked_packets: u64,
 }
 
-/// What came by a path: data that was sent on it alone, and probes.
+/// What came by a path: data that was sent on it alone, and probes. The last three are of packets that are delivered by
+/// time.
 #[derive(Debug, Clone, Serialize)]
 pub struct ArrivalsStatus {
     /// Packets.
@@ -182,14 +188,40 @@ pub struct ArrivalsStatus {
     pub reordered: u64,
     /// Packets that came late.
     pub late: u64,
+    /// Packets.
+    pub striped: u64,
+    /// Packets that came after they were due, and were delivered at once.
+    pub overdue: u64,
+    /// Packets that were delivered at once because nothing could hold them.
+    pub unheld: u64,
 }
 
-/// The paths to a peer of that name.
-pub(super) fn paths_of(maps: &Maps, peer: &str, number: u32, now_ns: u64) -> Result<Vec<PathStatus>> {
+/// What the statuses of a peer's paths have in common.
+struct Common<'a> {
+    maps: &'a Maps,
+    peer: &'a str,
+    bond: &'a BondRecord,
+    /// Weights of all paths that carry data.
+    weights: u64,
+    /// Striped packets that came by all paths.
+    striped: u64,
+    now_ns: u64,
+}
+
+/// The paths to the peer of that number, name and bond.
+pub(super) fn paths_of(
+    maps: &Maps,
+    number: u32,
+    peer: &str,
+    bond: &BondRecord,
+    now_ns: u64,
+) -> Result<Vec<PathStatus>> {
     let records = maps.paths_of(number)?;
-    let total = records.iter().filter(|record| carries_data(record)).map(|record| u64::from(record.weight())).sum();
-    let status = |record: &PathRecord| path_status(maps, peer, record, total, now_ns);
-    records.iter().map(status).collect()
+    let arrivals: Vec<Arrivals> = records.iter().map(|record| maps.arrivals(record.slot())).collect::<Result<_>>()?;
+    let weights = records.iter().filter(|record| carries_data(record)).map(|record| u64::from(record.weight())).sum();
+    let striped = arrivals.iter().map(|arrivals| arrivals.striped).sum();
+    let common = Common { maps, peer, bond, weights, striped, now_ns };
+    records.iter().zip(&arrivals).map(|(record, arrivals)| path_status(&common, record, arrivals)).collect()
 }
 
 /// Whether the programs send data by the path.
@@ -198,9 +230,10 @@ fn carries_data(record: &PathRecord) -> bool {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "16 weights of 32 bits stay far below 2^52")]
-fn path_status(maps: &Maps, peer: &str, record: &PathRecord, total: u64, now_ns: u64) -> Result<PathStatus> {
+fn path_status(common: &Common, record: &PathRecord, arrivals: &Arrivals) -> Result<PathStatus> {
+    let &Common { maps, peer, bond, weights, striped, now_ns } = common;
     let (path, slot) = (&record.path, record.slot());
-    let (quality, arrivals) = (maps.quality(slot)?, maps.arrivals(slot)?);
+    let quality = maps.quality(slot)?;
     let is_used = carries_data(record);
     let state = match path.state {
         PATH_UP => "up",
@@ -229,7 +262,7 @@ fn path_status(maps: &Maps, peer: &str, record: &PathRecord, total: u64, now_ns:
         peer_role: said(arrivals.peer_role).map(Role::name),
         weight: record.weight(),
         operator_weight: known(record.operator.weight),
-        share: if is_used && total != 0 { f64::from(record.weight()) / total as f64 } else { 0.0 },
+        share: if is_used && weights != 0 { f64::from(record.weight()) / weights as f64 } else { 0.0 },
         rate_kbps: known(record.rate_kbps()),
         operator_rate_kbps: known(record.operator.rate_kbps),
         local: is_resolved.then(|| SocketAddr::new(address_from(path.local), path.local_port)),
@@ -242,7 +275,8 @@ fn path_status(maps: &Maps, peer: &str, record: &PathRecord, total: u64, now_ns:
         ingress: traffic_status(&record.stats.ingress, now_ns),
         doubled_packets: record.stats.doubled,
         pacing: pacing_status(&maps.path_clock(slot)?),
-        arrivals: arrivals_status(&arrivals),
+        arrivals: arrivals_status(arrivals),
+        bond: bond.path_status(record.id, arrivals, striped),
     })
 }
 
@@ -310,6 +344,9 @@ fn arrivals_status(arrivals: &Arrivals) -> ArrivalsStatus {
         bytes: arrivals.bytes,
         reordered: arrivals.reordered,
         late: arrivals.late,
+        striped: arrivals.striped,
+        overdue: arrivals.overdue,
+        unheld: arrivals.unheld,
     }
 }
 

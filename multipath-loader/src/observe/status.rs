@@ -3,10 +3,14 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use multipath_common::maps::{Peer, TROUBLE_CIPHER, TROUBLE_NONE, TROUBLE_WEAK_KEY};
+use multipath_common::{
+    maps::{Peer, TROUBLE_CIPHER, TROUBLE_NONE, TROUBLE_WEAK_KEY},
+    playout::{STAGE_FQ, STAGE_LOADER, Stage},
+};
 use serde::Serialize;
 
 use super::{
+    bond::{BondRecord, BondStatus},
     interface_name,
     path::{PathStatus, paths_of},
 };
@@ -31,6 +35,9 @@ pub struct TunnelStatus {
     pub maps: String,
     /// Seconds since a probe was last answered: the age of what was measured. Absent when none was.
     pub measured_seconds: Option<f64>,
+    /// Who holds packets that are delivered by time: `fq` (the queueing discipline), `daemon`, or `nobody`: then they are
+    /// delivered at once.
+    pub held_by: &'static str,
     /// Its peers.
     pub peers: Vec<PeerStatus>,
     /// What was dropped, most packets first.
@@ -52,6 +59,8 @@ pub struct PeerStatus {
     pub handshake_attempts: u32,
     /// Why no handshake gets through, as far as that is known.
     pub trouble: Option<&'static str>,
+    /// How its paths are used together.
+    pub bond: BondStatus,
     /// Its paths.
     pub paths: Vec<PathStatus>,
 }
@@ -97,7 +106,8 @@ pub fn collect(pins: &Pins) -> Result<TunnelStatus> {
     let mut names = Vec::new();
     for record in maps.peers()? {
         let peer = name_text(record.peer.name);
-        let paths = paths_of(&maps, &peer, record.number, now_ns)?;
+        let bond = BondRecord::read(&maps, record.number)?;
+        let paths = paths_of(&maps, record.number, &peer, &bond, now_ns)?;
         names.extend(paths.iter().map(|path| ((record.number, path.id), path.name.clone())));
         peers.push(PeerStatus {
             name: peer,
@@ -111,6 +121,7 @@ pub fn collect(pins: &Pins) -> Result<TunnelStatus> {
                 TROUBLE_WEAK_KEY => Some("the peer's public key is nobody's"),
                 _ => Some("the peer's answers are not authentic: the preshared keys differ, or they are forged"),
             },
+            bond: bond.status(),
             paths,
         });
     }
@@ -133,6 +144,11 @@ pub fn collect(pins: &Pins) -> Result<TunnelStatus> {
         mtu: tunnel.mtu,
         maps: maps.directory().display().to_string(),
         measured_seconds: answered.min_by(f64::total_cmp),
+        held_by: match maps.stage()? {
+            Stage { kind: STAGE_FQ, alive_until_ns, .. } if alive_until_ns > now_ns => "fq",
+            Stage { kind: STAGE_LOADER, alive_until_ns, .. } if alive_until_ns > now_ns => "daemon",
+            _ => "nobody",
+        },
         peers,
         drops,
     })

@@ -7,6 +7,7 @@ mod address;
 mod changes;
 mod datagram;
 mod ethtool;
+mod fq;
 mod frame;
 mod link;
 mod route;

@@ -4,9 +4,13 @@
 use std::{collections::BTreeSet, net::SocketAddr, path::Path};
 
 use libfuzzer_sys::fuzz_target;
-use multipath_common::maps::MAX_PATHS;
+use multipath_common::{
+    classes::{MAX_CLASS_RULES, MAX_COUNTED_RULES},
+    maps::MAX_PATHS,
+};
 use multipath_loader::config::{
     Config, ConfigError, FLOWS_MAX, MTU_MAX, MTU_MIN, Peer, WEIGHT_MAX, WEIGHT_MIN, check_interface_name, check_name,
+    class_rules, classes_of,
 };
 
 fuzz_target!(|text: &str| {
@@ -28,7 +32,7 @@ fuzz_target!(|text: &str| {
 });
 
 fn keeps_its_promises(config: &Config) {
-    let Config { tunnel, uplinks, peers, .. } = config;
+    let Config { tunnel, uplinks, peers, classes, .. } = config;
     assert_ne!(tunnel.listen_port, 0);
     assert!(u16::try_from(u32::from(tunnel.listen_port) + config.port_count() - 1).is_ok());
     assert!(tunnel.mtu.is_none_or(|mtu| (MTU_MIN..=MTU_MAX).contains(&mtu)));
@@ -48,6 +52,10 @@ fn keeps_its_promises(config: &Config) {
     for peer in peers {
         peer_keeps_its_promises(peer, config);
     }
+    let rules = class_rules(classes);
+    assert!(classes.len() < MAX_COUNTED_RULES && rules.len() <= MAX_CLASS_RULES);
+    assert_eq!(classes_of(&rules), *classes);
+    assert_unique(classes.iter().filter_map(|class| class.name.as_ref()));
     let secret = tunnel.private_key.to_base64();
     let is_also_public = peers.iter().any(|peer| peer.public_key.as_bytes() == tunnel.private_key.as_bytes());
     assert!(is_also_public || !format!("{config:?}").contains(secret.as_str()), "the private key is shown");

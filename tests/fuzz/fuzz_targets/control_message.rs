@@ -38,11 +38,11 @@ fn expected(bytes: &[u8]) -> Result<Message, MessageError> {
             if usize::from(u16_at(2)) != len {
                 return Err(MessageError::WrongLength);
             }
-            if bytes[9..16].iter().chain(&bytes[24..]).any(|byte| *byte != 0) {
+            if bytes[9] > 1 || bytes[10..16].iter().chain(&bytes[24..]).any(|byte| *byte != 0) {
                 return Err(MessageError::ReservedByte);
             }
-            let (role, path) = (bytes[1], bytes[8]);
-            Ok(Message::Probe(Probe { role, len: u16_at(2), sequence: u32_at(4), path, sent_packets: u64_at(16) }))
+            let (role, path, is_member) = (bytes[1], bytes[8], bytes[9]);
+            Ok(Message::Probe(Probe { role, len: u16_at(2), sequence: u32_at(4), path, is_member, sent_packets: u64_at(16) }))
         }
         (Some(3), REPLY_LEN) => Ok(Message::Reply(Reply {
             path: bytes[1],
@@ -57,6 +57,8 @@ fn expected(bytes: &[u8]) -> Result<Message, MessageError> {
             late: u64_at(48),
             smoothed_us: u32_at(56),
             jitter_us: u32_at(60),
+            need_us: u32_at(64),
+            spread_us: u32_at(68),
         })),
         (None | Some(1..=3), _) => Err(MessageError::WrongLength),
         (Some(kind), _) => Err(MessageError::UnknownKind(*kind)),

@@ -32,6 +32,7 @@ fn by_table(bytes: &[u8; HEADER_LEN]) -> Result<DataHeader, HeaderError> {
         0 => Class::Pin,
         1 => Class::Aggregate,
         2 => Class::Duplicate,
+        3 => Class::AggregateDuplicate,
         _ => return Err(HeaderError::UnknownFlags),
     };
     let part = match bytes[3] >> 4 {

@@ -62,6 +62,8 @@ pub struct IperfReport {
     pub retransmits: u64,
     /// Mean of the TCP flows' mean round-trip times in milliseconds.
     pub rtt_ms: f64,
+    /// Smoothed round-trip time of the first TCP flow at the end of each interval, milliseconds.
+    pub rtts_ms: Vec<f64>,
     /// Goodput of each flow.
     pub flows_mbps: Vec<f64>,
     /// Samples at the receiver.
@@ -214,6 +216,15 @@ struct Json {
 #[derive(Deserialize)]
 struct Interval {
     sum: Sum,
+    #[serde(default)]
+    streams: Vec<FlowInterval>,
+}
+
+#[derive(Deserialize)]
+struct FlowInterval {
+    /// Microseconds.
+    #[serde(default)]
+    rtt: f64,
 }
 
 #[derive(Default, Deserialize)]
@@ -266,11 +277,14 @@ impl IperfReport {
         let samples = samples.map(|sum| Sample { start: sum.start, end: sum.end, mbps: mbps(sum) }).collect();
         let flows = &client.end.streams;
         let flow_count = flows.len().max(1) as f64;
+        let sender = if run.is_reverse { server } else { client };
+        let first_flows = sender.intervals.iter().filter_map(|interval| interval.streams.first());
         let mut report = Self {
             sent_mbps: mbps(&client.end.sum_sent),
             received_mbps: mbps(&client.end.sum_received),
             retransmits: client.end.sum_sent.retransmits,
             rtt_ms: flows.iter().map(|flow| flow.sender.mean_rtt).sum::<f64>() / flow_count / 1e3,
+            rtts_ms: first_flows.map(|flow| flow.rtt / 1e3).collect(),
             flows_mbps: flows.iter().map(|flow| mbps(&flow.receiver)).collect(),
             samples,
             udp: None,

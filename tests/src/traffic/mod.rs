@@ -5,6 +5,7 @@ pub mod flood;
 pub mod iperf;
 pub mod packet_socket;
 pub mod ping;
+pub mod quic;
 pub mod stream;
 
 pub use capture::{Capture, Captured};
@@ -12,6 +13,7 @@ pub use flood::Flood;
 pub use iperf::{Iperf, IperfReport};
 pub use packet_socket::PacketSocket;
 pub use ping::{Ping, PingReport};
+pub use quic::{QuicFlow, QuicReport};
 pub use stream::{StreamReport, UdpStream};
 
 /// The value below which a share (0 to 1) of the sorted values lies; 0 where there are none.

@@ -116,6 +116,7 @@ fn check(links: &[LinkSpec], hook: &str) -> Result<()> {
                 len: REPLY_LEN as u16,
                 sequence,
                 path: id,
+                is_member: 0,
                 sent_packets: before.packets + u64::from(sequence) + 1,
             };
             let (event, reply) = ask(&socket, &mut events, ethertype, id, probe)?.context("no answer")?;
@@ -148,11 +149,18 @@ fn check(links: &[LinkSpec], hook: &str) -> Result<()> {
 
         // Padded ones: as long as the path carries, and answered by a short reply.
         for len in [REPLY_LEN as u16 + 1, 700, record.path.largest as u16] {
-            let probe = Probe { role: 1, len, sequence: 0, path: id, sent_packets: 0 };
+            let probe = Probe { role: 1, len, sequence: 0, path: id, is_member: 0, sent_packets: 0 };
             let (event, reply) = ask(&socket, &mut events, ethertype, id, probe)?.context("no answer")?;
             ensure!(reply.len == len && event.len < 150, "{reply:?}, {} bytes", event.len);
         }
-        let longer = Probe { role: 1, len: record.path.largest as u16 + 1, sequence: 0, path: id, sent_packets: 0 };
+        let longer = Probe {
+            role: 1,
+            len: record.path.largest as u16 + 1,
+            sequence: 0,
+            path: id,
+            is_member: 0,
+            sent_packets: 0,
+        };
         ensure!(ask(&socket, &mut events, ethertype, id, longer)?.is_none(), "longer than the path may carry");
     }
     *expected.entry(DropReason::TooBig.name()).or_default() += links.len() as u64;

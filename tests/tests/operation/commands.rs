@@ -3,7 +3,7 @@
 use std::{fs, io::Write as _, path::Path, process::Stdio};
 
 use anyhow::{Context, Result};
-use multipath_tests::Gateway;
+use multipath_tests::{Gateway, config::ClassSection};
 use serde_json::Value;
 
 use crate::{PATIENCE, alone, close, fails, path, paths, status, topology, until, up};
@@ -21,7 +21,8 @@ fn a_file_is_checked_and_nothing_applied() -> Result<()> {
     let _alone = alone();
     let topology = topology(1)?;
     let gateway = &topology.a;
-    let [config, _] = topology.tunnel_configs(0);
+    let [mut config, _] = topology.tunnel_configs(0);
+    config.classes = vec![ClassSection::ports("pin", "22")];
     let file = gateway.write_config(&config)?;
     let check = [Path::new("up"), Path::new("--check"), &file];
     let output = gateway.mpvpn(&check)?;
@@ -39,6 +40,8 @@ fn a_file_is_checked_and_nothing_applied() -> Result<()> {
         ("name = \"up0\"", "name = \"up0\"\nxdp = \"fast\"", "xdp", "native"),
         ("name = \"up0\"", "name = \"up0\"\ncolour = \"red\"", "colour", "interface"),
         ("10.98.2.0/24", "10.98.2.0/33", "allowed_ips", "prefix"),
+        ("class = \"pin\"", "class = \"bulk\"", "class", "aggregate"),
+        ("ports = \"22\"", "ports = \"22-\"", "ports", "443"),
     ] {
         let bad = good.replacen(old, new, 1);
         assert_ne!(bad, good, "{old} stands in the file");

@@ -2,6 +2,7 @@
 
 #![expect(clippy::cast_precision_loss, reason = "measurements: counts far below 2^52 become floating-point statistics")]
 
+mod aggregate;
 mod boringtun;
 mod bpf;
 mod compare;
@@ -38,6 +39,8 @@ pub(crate) enum Benchmark {
     Handshake(handshake::Options),
     /// What a stream notices of a link that fails, beside `OpenVPN` over Multipath TCP
     Failover(failover::Options),
+    /// What one flow gets from all links together, beside each of them alone
+    Aggregate(aggregate::Options),
     /// What a tunnel costs that carries nothing: with four paths, and with a hundred peers
     Idle(resting::Options),
 }
@@ -48,6 +51,7 @@ pub(crate) fn run(workspace: &Workspace, benchmark: &Benchmark) -> Result<()> {
         Benchmark::Datapath(options) => datapath::run(workspace, options),
         Benchmark::Handshake(options) => handshake::run(workspace, options),
         Benchmark::Failover(options) => failover::run(workspace, options),
+        Benchmark::Aggregate(options) => aggregate::run(workspace, options),
         Benchmark::Idle(options) => resting::run(workspace, options),
     }
 }

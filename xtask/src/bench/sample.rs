@@ -8,6 +8,14 @@ use serde_json::{Value, json};
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Sample(Vec<f64>);
 
+impl FromIterator<f64> for Sample {
+    fn from_iter<T: IntoIterator<Item = f64>>(values: T) -> Self {
+        let mut sample = Self::default();
+        values.into_iter().for_each(|value| sample.add(value));
+        sample
+    }
+}
+
 impl Sample {
     /// Adds the value of one repetition.
     pub(crate) fn add(&mut self, value: f64) {

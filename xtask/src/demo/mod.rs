@@ -6,7 +6,7 @@
     reason = "counters of a minute become rates to be shown"
 )]
 
-mod meter;
+pub(crate) mod meter;
 mod report;
 mod scene;
 mod view;
