@@ -56,12 +56,11 @@ pub fn enclose(
 ) -> Result<(), DropReason> {
     make_room_for_tag(ctx, payload.len)?;
     let packet = Packet::new(ctx.data(), ctx.data_end());
-    let failed = match cipher {
-        CIPHER_NONE => zero_tag::write(packet, ETHERNET_LEN + payload.len as usize),
-        _ => {
-            aead::begin(header.to_words(), &raw const keys.send);
-            seal_payload(ctx.skb.skb, payload.len, cipher)
-        }
+    let failed = if cipher == CIPHER_NONE {
+        zero_tag::write(packet, ETHERNET_LEN + payload.len as usize)
+    } else {
+        aead::begin(header.to_words(), &raw const keys.send);
+        seal_payload(ctx.skb.skb, payload.len, cipher)
     };
     if failed != 0 {
         return Err(DropReason::EncapsulationFailed);

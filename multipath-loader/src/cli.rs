@@ -106,7 +106,7 @@ pub enum Command {
     /// Show which flows are carried how
     ///
     /// Packets of a flow are carried as `pin` (by one path), `aggregate` (by all paths together, delivered by time) or
-    /// `duplicate` (by two paths at once while they have room). The rules [[class]] of the tunnel's file say which; without
+    /// `duplicate` (by two paths at once while they have room). The `[[class]]` rules of the tunnel's file say which; without
     /// one a flow is pinned until it fills its path, and becomes aggregate then.
     #[command(subcommand, after_help = "Example: mpvpn class list\n         mpvpn class list mp0 --json")]
     Class(Class),

@@ -272,7 +272,8 @@ impl BondController {
             let (is_in, need_us) = (is_in(farther[0]), farther[0].need_us);
             let is_far = need_us > easier(FAR_US, is_in);
             let is_slower = need_us - nearer[first - 1].need_us > easier(SLOWER_US, is_in);
-            let is_known = |paths: &[&Candidate]| paths.iter().all(|path| path.limit_kbps > 0);
+            let is_known =
+                |paths: &[&Candidate]| paths.iter().all(|path| path.limit_kbps > 0 || path.estimate_kbps > 0);
             let rate = |paths: &[&Candidate]| paths.iter().map(|path| u64::from(self.rate_kbps(path))).sum::<u64>();
             let gain = rate(farther) * 1000 * if is_in { BETTER } else { 100 } / BETTER;
             let is_paying = match () {

@@ -14,6 +14,10 @@
 //!   cent, as TCP Vegas does with its window. Above it each round without a queue makes the step larger. The rate goes
 //!   up only when packets wanted more (`pressed`) and about as much was sent and delivered, so a path that is idle, or
 //!   that has less to send, stays where it is.
+//! - **Noise.** Packets of a path with jitter overtake one another, and its delay is told by the median of half a second.
+//!   A queue counts only beyond what that noise explains, and what may just be late is not lost. The steps upward are
+//!   no smaller than what noise would hide; large ones go on after a few reports, as on a quiet path, until these tell of
+//!   a queue, or less comes than is sent: then the rate is what is delivered.
 //! - **Disuse.** A limit is not forgotten, because a full buffer is dearer than a second of growth; but after a minute
 //!   without demand it counts as old, and the steps upward are large from the first.
 //!
@@ -31,7 +35,7 @@ mod tests;
 use std::time::Duration;
 
 use base::Base;
-use history::{History, Transfer, microseconds};
+use history::{BRIEF_AGE_US, History, Transfer, microseconds};
 pub use shares::{PathRate, weights};
 
 /// Rates above this are no limit, kbit/s: no modem with a deep buffer is that fast, but processors are that slow.
@@ -72,6 +76,8 @@ const RETURN_STEP: i64 = 30;
 const OLD_STEP: i64 = 80;
 /// The largest step of the rate, parts per thousand.
 const LARGE_STEP: i64 = 250;
+/// A step beyond this makes a queue that is seen in spite of noise after a few reports, parts per thousand.
+const STRIDE: i64 = 40;
 /// Queue that the largest step may make in a round, microseconds.
 const OVERSHOOT_US: i64 = 50_000;
 /// Parts per thousand of the last capacity up to which steps stay small.
@@ -228,7 +234,7 @@ impl RateController {
         self.note_demand(now_us, report.pressed);
         self.note_delivery(now_us);
         let delay_us = self.history.delay_us();
-        self.base.add(now_us, delay_us, self.history.noise_us());
+        self.base.add(now_us, delay_us, self.history.noise_us(), self.history.is_full());
         // The least of many noisy delays lies below what is usual.
         self.queue_us = delay_us - self.base.delay_us() - self.history.noise_us() / 2;
         let lag_us = (now_us - microseconds(report.sent_at)).max(0);
@@ -302,7 +308,7 @@ impl RateController {
     fn watch(&mut self, now_us: i64, lag_us: i64) {
         if let Some((suspicion, capacity_kbps)) = self.suspect(now_us) {
             let before_kbps = self.rate_kbps;
-            let loss = self.history.transfer(usize::MAX, self.tried_us).map_or(0, Transfer::lost_thousandths);
+            let loss = self.history.overdue(self.tried_us).map_or(0, Transfer::lost_thousandths);
             let (since_us, peak_us, repeated) = (now_us, 0, 0);
             let tried_kbps = capacity_kbps;
             let trial =
@@ -380,21 +386,18 @@ impl RateController {
     }
 
     fn suspect_loss(&mut self) -> Option<u32> {
-        let transfer = self.history.transfer(usize::MAX, self.tried_us)?;
+        let transfer = self.history.overdue(self.tried_us)?;
         if transfer.sending_us < LEAST_RATE_US || !self.is_used(transfer.sent_kbps(), HALF) {
             return None;
         }
-        // What is late looks lost.
-        let late = transfer.sent.saturating_mul(6 * self.history.noise_us().unsigned_abs()) / transfer.sending_us;
-        let unusual = transfer.lost().saturating_sub(LOSS_SLACK.saturating_add(late));
+        let unusual = transfer.lost().saturating_sub(LOSS_SLACK);
         if unusual.saturating_mul(1000) < transfer.sent.saturating_mul(self.usual_loss + LOSS) {
             if transfer.sent > 16 * LOSS_SLACK {
                 self.usual_loss = self.usual_loss.min(transfer.lost_thousandths());
             }
             return None;
         }
-        let latest = self.history.transfer(self.history.window(), self.tried_us)?;
-        capacity(latest)
+        self.history.best().and_then(capacity)
     }
 
     /// Begins a trial or goes on with it: sets its rate, and judges it when it must have shown.
@@ -432,7 +435,7 @@ impl RateController {
                 }
             }
             Suspicion::Loss => {
-                if elapsed_us > lag_us + LOSS_TRIAL_US {
+                if elapsed_us > lag_us + LOSS_TRIAL_US + self.history.lateness_us() {
                     self.judge_loss(trial, now_us);
                 }
             }
@@ -451,11 +454,12 @@ impl RateController {
             return self.fail(trial, now_us);
         };
         let is_shrinking = self.queue_us * 2 < trial.peak_us;
-        let is_slower = u64::from(transfer.delivered_kbps()) * 10 < u64::from(transfer.sent_kbps()) * 9;
         // Once more in any case: the rate of the trial may just have been the capacity.
-        if is_shrinking || is_slower || trial.repeated == 0 {
+        if is_shrinking || transfer.is_slower() || trial.repeated == 0 {
             let tried_kbps = transfer.delivered_kbps();
-            let capacity_kbps = if is_shrinking || is_slower { tried_kbps } else { trial.capacity_kbps };
+            // Where just what is sent is delivered, the queue has gone meanwhile, and this is no capacity.
+            let is_shown = transfer.is_slower() || (is_shrinking && transfer.is_faster());
+            let capacity_kbps = if is_shown { tried_kbps } else { trial.capacity_kbps };
             let (since_us, peak_us, lag_us, repeated) = (now_us, self.queue_us, 0, trial.repeated + 1);
             self.trial = Some(Trial { capacity_kbps, tried_kbps, since_us, peak_us, lag_us, repeated, ..trial });
         } else {
@@ -465,7 +469,7 @@ impl RateController {
     }
 
     fn judge_loss(&mut self, trial: Trial, now_us: i64) {
-        let transfer = self.history.transfer(usize::MAX, trial.since_us);
+        let transfer = self.history.overdue(trial.since_us);
         let loss = transfer.map_or(0, Transfer::lost_thousandths);
         if loss > (self.usual_loss + LOSS / 2).max(trial.loss / 4) {
             self.usual_loss = loss;
@@ -509,7 +513,11 @@ impl RateController {
 
     /// Once a round, moves the rate along the capacity.
     fn steer(&mut self, now_us: i64, lag_us: i64) {
-        let round_us = (lag_us + self.history.age_us()).max(LEAST_ROUND_US);
+        // What large steps do shows soon in spite of noise.
+        let noise_us = self.history.noise_us();
+        let is_striding = self.round.step > STRIDE && noise_us > NO_QUEUE_US;
+        let age_us = if is_striding { BRIEF_AGE_US } else { self.history.age_us() };
+        let round_us = (lag_us + age_us).max(LEAST_ROUND_US);
         if now_us - self.round.since_us < round_us {
             return;
         }
@@ -521,7 +529,10 @@ impl RateController {
         self.round.since_us = now_us;
         self.round.is_pressed = false;
         self.round.hold = self.round.hold.saturating_sub(1);
-        let slack_us = self.history.noise_us() / 2 + packets_us(self.rate_kbps);
+        let slack_us = noise_us / 2 + packets_us(self.rate_kbps);
+        if is_striding && is_wanted && self.has_overshot(NO_QUEUE_US + slack_us) {
+            return self.retreat();
+        }
         if self.queue_us > NO_QUEUE_US + slack_us || self.round.hold > 0 {
             self.round.step = SMALL_STEP;
             if self.queue_us > TAUT_QUEUE_US + slack_us && self.round.hold == 0 && is_used {
@@ -532,6 +543,26 @@ impl RateController {
         } else if is_wanted {
             self.grow(round_us);
         }
+    }
+
+    /// Whether the last few reports tell of a queue that is longer than this, microseconds.
+    fn has_overshot(&self, queue_us: i64) -> bool {
+        let brief_us = self.history.brief_delay_us() - self.base.delay_us() - self.history.noise_us() * 3 / 2;
+        let is_missing = |transfer: Transfer| transfer.is_slower() && transfer.missing() > LOSS_SLACK;
+        let is_slower = || self.history.transfer(RECENT_REPORTS, i64::MIN).is_some_and(is_missing);
+        self.queue_us > queue_us || brief_us > queue_us || is_slower()
+    }
+
+    /// Goes back to what is delivered, though not below what was known to be carried.
+    fn retreat(&mut self) {
+        let least_kbps = self.capacity_kbps.min(self.rate_kbps);
+        self.capacity_kbps = match self.recently_delivered_kbps() {
+            0 => self.rate_kbps,
+            delivered_kbps => delivered_kbps.clamp(least_kbps, self.rate_kbps),
+        };
+        self.rate_kbps = thousandths(self.capacity_kbps, SETTLED);
+        self.round.step = SMALL_STEP;
+        self.round.hold = ROUNDS_DOWN;
     }
 
     fn grow(&mut self, round_us: i64) {
@@ -546,6 +577,8 @@ impl RateController {
         } else if self.rate_kbps < thousandths(self.capacity_kbps, KNOWN) {
             self.round.step = SMALL_STEP;
         }
+        // A smaller step would make no queue that could be told from noise.
+        self.round.step = self.round.step.max((self.history.noise_us() / 3 * 1000 / round_us).min(LARGE_STEP));
         let rate_kbps = thousandths(self.rate_kbps, 1000 + self.round.step);
         self.rate_kbps = if rate_kbps > CEILING_KBPS { 0 } else { rate_kbps };
         let largest = OVERSHOOT_US * 1000 / round_us;

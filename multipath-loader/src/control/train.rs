@@ -5,7 +5,9 @@
 //! follows, and radio links deliver in bursts. But it tells what striping may begin with, so that the first flow of a new
 //! tunnel neither floods a modem nor leaves a link idle while the true limits are being found ([`super::rate`]).
 //!
-//! A train is about as long as the path carries in [`SPAN`], so it delays what else is sent by no more than that.
+//! A train is about as long as the path carries in 8 ms, so it delays what else is sent by no more than that. Where jitter
+//! hides so short a time it becomes longer, and what it says then is rough: good enough to know whether a path is worth
+//! its delay.
 
 use std::time::Duration;
 
@@ -29,6 +31,8 @@ const RENEW: Duration = Duration::from_hours(1);
 const STAGGER: Duration = Duration::from_millis(60);
 /// and peers as well: many may share a line.
 const STAGGER_PEERS: Duration = Duration::from_millis(5);
+/// Jitter of the processors at both ends, microseconds, which does not count.
+const NOISE_US: u64 = 300;
 /// No estimate is higher, kbit/s: times are in microseconds.
 const CEILING_KBPS: u64 = 1_000_000;
 
@@ -42,19 +46,20 @@ struct Train {
     /// Bytes of an outer packet.
     outer_len: u32,
     answered: u32,
-    /// When the first answered probe came, microseconds of the peer's clock, and how much earlier and later others did.
-    reached_us: Option<(u32, i32, i32)>,
+    /// The first and the last probe that were answered: their places in the train, and when they came, microseconds of the
+    /// peer's clock.
+    ends: Option<[(u32, u32); 2]>,
 }
 
 impl Train {
     /// What the probes that came say, kbit/s; `None` if they are too few or too shaken.
     fn outcome(&self, jitter_us: u32) -> Option<u32> {
-        let (_, earliest, latest) = self.reached_us?;
-        let span_us = u64::from(latest.abs_diff(earliest)).max(1);
-        if self.answered < 3 || self.answered * 4 < self.count * 3 || u64::from(jitter_us) * 4 > span_us.max(1000) {
+        let [first, last] = self.ends?;
+        let span_us = u64::try_from(last.1.wrapping_sub(first.1).cast_signed()).ok()?.max(1);
+        if self.answered < 3 || self.answered * 4 < self.count * 3 || u64::from(jitter_us) > span_us.max(NOISE_US) {
             return None;
         }
-        let bits = u64::from(self.answered - 1) * u64::from(self.outer_len) * 8;
+        let bits = u64::from(last.0 - first.0) * u64::from(self.outer_len) * 8;
         Some((bits * 1000 / span_us).clamp(1, CEILING_KBPS) as u32)
     }
 }
@@ -97,25 +102,28 @@ impl Trains {
         }
         let known_kbps = self.outcomes.last().copied().unwrap_or(self.estimate_kbps);
         let fits = u64::from(known_kbps) * SPAN.as_millis() as u64 / (8 * 1500);
-        (fits as u32).clamp(FEWEST, MOST)
+        (fits as u32).max(FEWEST << self.failures).min(MOST)
     }
 
     /// The train was sent: probes numbered from `first` on, as outer packets of so many bytes.
     pub fn sent(&mut self, now: Duration, first: u32, count: u32, outer_len: u32) {
-        self.under_way = Some(Train { sent_at: now, first, count, outer_len, answered: 0, reached_us: None });
+        self.under_way = Some(Train { sent_at: now, first, count, outer_len, answered: 0, ends: None });
     }
 
     /// A probe was answered, which reached the peer at `reached_us` of its clock.
     pub fn answered(&mut self, sequence: u32, reached_us: u32) {
         let Some(train) = &mut self.under_way else { return };
-        if sequence.wrapping_sub(train.first) >= train.count {
+        let place = sequence.wrapping_sub(train.first);
+        if place >= train.count {
             return;
         }
         train.answered += 1;
-        let (first_us, earliest, latest) = train.reached_us.get_or_insert((reached_us, 0, 0));
-        let behind_us = reached_us.wrapping_sub(*first_us).cast_signed();
-        *earliest = (*earliest).min(behind_us);
-        *latest = (*latest).max(behind_us);
+        let [first, last] = train.ends.get_or_insert([(place, reached_us); 2]);
+        if place < first.0 {
+            *first = (place, reached_us);
+        } else if place > last.0 {
+            *last = (place, reached_us);
+        }
     }
 
     /// What the path carries about, kbit/s of outer IP packets; 0: unknown.
@@ -191,10 +199,18 @@ mod tests {
     fn what_jitter_hides_is_unknown() {
         let mut trains = Trains::new(Duration::ZERO, 0, 0);
         let mut late = [0, 31_000, 4_000, 58_000, 17_000].into_iter().cycle();
-        let sent = run(&mut trains, 50_000, || late.next(), 20_000);
+        let sent = run(&mut trains, 50_000, || late.next(), 70_000);
         assert_eq!(trains.estimate_kbps(), 0);
         // And is not asked for again and again.
-        assert_eq!(sent, FAILURES * FEWEST);
+        assert_eq!(sent, (0..FAILURES).map(|failures| (FEWEST << failures).min(MOST)).sum::<u32>());
+    }
+
+    #[test]
+    fn a_longer_train_says_roughly_what_a_short_one_does_not() {
+        let mut trains = Trains::new(Duration::ZERO, 0, 0);
+        let mut late = [3_000, 9_000, 0, 14_000, 6_000, 11_000, 8_000].into_iter().cycle();
+        run(&mut trains, 30_000, || late.next(), 8_000);
+        assert!((15_000..60_000).contains(&trains.estimate_kbps()), "{}", trains.estimate_kbps());
     }
 
     #[test]
@@ -212,7 +228,6 @@ mod tests {
             let mut trains = Trains::new(Duration::ZERO, 0, 0);
             run(&mut trains, rate, || noise.next().and_then(|(late, lost)| (lost != 0).then_some(late)), 100);
             let found = u64::from(trains.estimate_kbps());
-            // A few probes of a slow path at the ends of a train that are lost make it shorter, as those are that mark its span.
             prop_assert!(found == 0 || found.abs_diff(rate) <= rate / 3, "{rate}: {found}");
         }
 

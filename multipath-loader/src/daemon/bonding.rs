@@ -7,6 +7,7 @@ use anyhow::Result;
 use bytemuck::bytes_of;
 use multipath_common::{
     maps::{MAX_PATHS, path_slot},
+    playout::MAX_SPREAD_US,
     quality::Arrivals,
 };
 
@@ -57,7 +58,7 @@ impl PathBonding {
     pub(super) fn hear(&mut self, answer: &Answer) {
         let reply = &answer.reply;
         self.leaving.sample(answer.received_at, reply.reached_us.wrapping_sub(reply.sent_us));
-        self.need_us = reply.need_us;
+        self.need_us = reply.need_us.min(MAX_SPREAD_US);
     }
 }
 
@@ -100,7 +101,7 @@ impl PeerBonding {
 
     /// Takes the answer to a probe into account.
     pub(super) fn hear(&mut self, answer: &Answer) {
-        self.spread_us = answer.reply.spread_us;
+        self.spread_us = answer.reply.spread_us.min(MAX_SPREAD_US);
     }
 
     /// What stands in the maps.

@@ -42,7 +42,14 @@ fn expected(bytes: &[u8]) -> Result<Message, MessageError> {
                 return Err(MessageError::ReservedByte);
             }
             let (role, path, is_member) = (bytes[1], bytes[8], bytes[9]);
-            Ok(Message::Probe(Probe { role, len: u16_at(2), sequence: u32_at(4), path, is_member, sent_packets: u64_at(16) }))
+            Ok(Message::Probe(Probe {
+                role,
+                len: u16_at(2),
+                sequence: u32_at(4),
+                path,
+                is_member,
+                sent_packets: u64_at(16),
+            }))
         }
         (Some(3), REPLY_LEN) => Ok(Message::Reply(Reply {
             path: bytes[1],

@@ -12,8 +12,15 @@ const LEN: usize = 64;
 const QUIET_WINDOW: usize = 5;
 /// The same on the noisiest path: half a second of a busy one.
 const NOISY_WINDOW: usize = 25;
+/// How much later the delay of these shows what happens to a busy path, microseconds.
+pub(super) const BRIEF_AGE_US: i64 = 50_000;
 /// Bends between three neighbours that the noise is the median of.
 const NOISE_WINDOW: usize = 32;
+/// Reports in which the usual noise comes closer to that of now by two thirds: what is measured of a few is sometimes
+/// far too little.
+const NOISE_MEMORY: i64 = 32;
+/// Reports that the fastest delivery is measured over at the most: packets that came early must not make it.
+const BEST_SPAN: usize = 10;
 /// A pause between probes that were answered that makes what was before it useless, microseconds: nothing is known of
 /// what happened meanwhile. (Longer than the interval of an idle path.)
 const GAP_US: i64 = 250_000;
@@ -21,6 +28,10 @@ const GAP_US: i64 = 250_000;
 const LEVEL_US: i64 = 2_000;
 /// A step is so many times the noise.
 const CLEAR: i64 = 8;
+/// Hardly any packet that was sent so many times the noise before another one comes after it.
+const LATE: i64 = 5;
+/// Noise beyond this is not waited for, microseconds.
+const MOST_NOISE_US: i64 = 100_000;
 /// Level delays that make a step.
 const LEAST_LEVEL: usize = 3;
 /// Beyond this no time is believed, microseconds: sums of a few stay within an `i64`.
@@ -71,6 +82,21 @@ impl Transfer {
         kbps(self.received, self.receiving_us)
     }
 
+    /// Whether clearly less is delivered than is sent: a queue becomes longer.
+    pub(super) fn is_slower(self) -> bool {
+        u64::from(self.delivered_kbps()) * 10 < u64::from(self.sent_kbps()) * 9
+    }
+
+    /// Whether clearly more is delivered than is sent: a queue becomes shorter.
+    pub(super) fn is_faster(self) -> bool {
+        u64::from(self.delivered_kbps()) * 9 > u64::from(self.sent_kbps()) * 10
+    }
+
+    /// Bytes that would have come besides, had they come as fast as they were sent.
+    pub(super) fn missing(self) -> u64 {
+        u64::from(self.sent_kbps().saturating_sub(self.delivered_kbps())).saturating_mul(self.receiving_us) / 8000
+    }
+
     /// Bytes that did not come (yet).
     pub(super) fn lost(self) -> u64 {
         self.sent.saturating_sub(self.received)
@@ -91,7 +117,10 @@ fn kbps(bytes: u64, microseconds: u64) -> u32 {
 #[derive(Debug, Default)]
 pub(super) struct History {
     samples: VecDeque<Sample>,
+    /// Noise of now, microseconds,
     noise_us: i64,
+    /// and over a longer time.
+    usual_noise_us: i64,
 }
 
 impl History {
@@ -118,7 +147,7 @@ impl History {
             self.samples.clear();
             self.samples.push_back(sample);
         }
-        self.noise_us = self.measure_noise();
+        self.note_noise();
     }
 
     /// Samples, the newest first.
@@ -128,7 +157,7 @@ impl History {
 
     /// How many of the last reports tell the delay of now: the more, the noisier the path.
     pub(super) fn window(&self) -> usize {
-        let extra = usize::try_from(self.noise_us / 1000).unwrap_or(NOISY_WINDOW);
+        let extra = usize::try_from(self.noise_us() / 1000).unwrap_or(NOISY_WINDOW);
         (QUIET_WINDOW + extra).min(NOISY_WINDOW)
     }
 
@@ -148,9 +177,27 @@ impl History {
         median(&mut delays)
     }
 
+    /// The mean of the last few delays, microseconds: noisier than [`Self::delay_us`], and newer.
+    pub(super) fn brief_delay_us(&self) -> i64 {
+        let count = QUIET_WINDOW.min(self.samples.len());
+        self.newest().take(count).map(|sample| sample.delay_us).sum::<i64>() / i64::try_from(count).unwrap_or(1).max(1)
+    }
+
     /// About the standard deviation of what the delay has besides queueing, microseconds.
     pub(super) fn noise_us(&self) -> i64 {
-        self.noise_us
+        // On a calm path bends come from the queue, and go with it.
+        if self.usual_noise_us > LEVEL_US { self.usual_noise_us } else { self.noise_us }
+    }
+
+    /// How much later than a probe packets may come that were sent before it, microseconds.
+    pub(super) fn lateness_us(&self) -> i64 {
+        LATE * self.noise_us().min(MOST_NOISE_US)
+    }
+
+    fn note_noise(&mut self) {
+        self.noise_us = self.measure_noise();
+        let is_new = (QUIET_WINDOW + 1..NOISE_WINDOW).contains(&self.samples.len());
+        self.usual_noise_us += (self.noise_us - self.usual_noise_us) / if is_new { 1 } else { NOISE_MEMORY };
     }
 
     /// A queue grows and shrinks steadily over some reports, and noise does not: second differences have only the noise.
@@ -177,7 +224,7 @@ impl History {
         // What is sent may stop for a moment, because its acknowledgements come later.
         let is_gap = amid < before / 4 * 3 && after.abs_diff(amid) > amid / 4;
         step >= LEAST_LEVEL
-            && rise_us > CLEAR * self.noise_us
+            && rise_us > CLEAR * self.noise_us()
             && rise_us * 2 > low_us - base_us
             && high_us - low_us < LEVEL_US.max(rise_us / 4)
             && (amid < after / 4 * 3 || is_gap)
@@ -188,6 +235,25 @@ impl History {
     pub(super) fn transfer(&self, count: usize, since_us: i64) -> Option<Transfer> {
         let first = self.newest().skip(1).take(count).take_while(|sample| sample.sent_us >= since_us).count();
         self.between(0, first)
+    }
+
+    /// The fastest delivery of the window: it is long on a noisy path, and what is sent may have grown in it.
+    pub(super) fn best(&self) -> Option<Transfer> {
+        let window = self.window().min(self.samples.len().saturating_sub(1));
+        let span = window.min(BEST_SPAN);
+        let spans = (0..=window - span).filter_map(|last| self.between(last, last + span));
+        spans.max_by_key(|transfer| transfer.delivered_kbps())
+    }
+
+    /// What was sent since then and must have come by now, even if it was as late as noise explains, and what came.
+    pub(super) fn overdue(&self, since_us: i64) -> Option<Transfer> {
+        let newest = self.newest().next()?;
+        let in_time_us = newest.sent_us - self.lateness_us();
+        let late = self.newest().take_while(|sample| sample.sent_us > in_time_us).count();
+        let first = self.newest().skip(1).take_while(|sample| sample.sent_us >= since_us).count();
+        let transfer = self.between(0, first)?;
+        let due = self.between(late, first)?;
+        Some(Transfer { sent: due.sent, sending_us: due.sending_us, ..transfer })
     }
 
     /// What happened between two reports, counted from the newest, the later one first.

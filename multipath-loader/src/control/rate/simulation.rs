@@ -76,6 +76,8 @@ impl Trace {
 pub enum Load {
     /// So many TCP flows (CUBIC, without `HyStart`) that have no end.
     Greedy { flows: usize },
+    /// From a rate upward, twice as much after each period, up to another rate, whatever is lost.
+    Ramp { from_kbps: u64, to_kbps: u64, period_us: u64 },
     /// A constant rate, whatever is lost.
     Constant { kbps: u64 },
     /// A constant rate in the first half of each period, silence in the second.
@@ -101,6 +103,8 @@ pub struct Scenario {
     pub cross_traffic: Option<CrossTraffic>,
     /// How much faster the peer's clock goes, parts per million.
     pub drift_ppm: i64,
+    /// Of all that is random.
+    pub seed: u64,
     /// False: no controller, for comparison.
     pub is_controlled: bool,
 }
@@ -267,7 +271,7 @@ impl Outcome {
             now_us: 0,
             events: BinaryHeap::new(),
             sequence: 0,
-            random: Random(0x9e37_79b9_7f4a_7c15),
+            random: Random(0x9e37_79b9_7f4a_7c15 ^ scenario.seed),
             flows: Vec::new(),
             clock: bytemuck::Zeroable::zeroed(),
             controller: RateController::new(),
@@ -413,6 +417,13 @@ impl Simulation<'_> {
                 self.flows.resize(flows.max(self.flows.len()), Flow::new());
                 (0..flows).for_each(|flow| self.fill(flow));
                 self.at(end_us, Event::Send);
+            }
+            Load::Ramp { from_kbps, to_kbps, period_us } => {
+                let begin_us = self.scenario.loads.iter().map(|load| load.1).rfind(|&end_us| end_us <= self.now_us);
+                let periods = (self.now_us - begin_us.unwrap_or(0)) as f64 / period_us as f64;
+                let kbps = (from_kbps as f64 * periods.exp2()).min(to_kbps as f64);
+                self.send(Kind::Data { flow: usize::MAX }, PACKET);
+                self.at((self.now_us + constant(kbps as u64)).min(end_us), Event::Send);
             }
             Load::Constant { kbps } => {
                 if kbps > 0 {
