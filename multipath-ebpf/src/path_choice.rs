@@ -153,8 +153,6 @@ struct Soonest {
     measured: u32,
     /// Path id + 1 of the flow's present path, 0: it has none.
     present: u32,
-    /// 1 when the present path is among those that were offered.
-    is_kept: u32,
     /// 1 when the choice is not to be made by arrival.
     is_void: u32,
 }
@@ -187,13 +185,12 @@ extern "C" fn offer_arrival(index: u32, soonest: *mut Soonest) -> i64 {
     let arrives_ns = delay_ns + if is_present { soonest.now_ns } else { start_ns };
     if arrives_ns <= soonest.latest_ns {
         soonest.choice.offer(path, weight);
-        soonest.is_kept |= u32::from(is_present);
     }
     0
 }
 
-/// The path of a flow by when its next packet would arrive: the present one unless another is sooner, else by hash among
-/// those that are about as soon as the soonest. The path id + 1; 0 when not all paths have been measured, or an operator
+/// The path of a flow by when its next packet would arrive: by hash among those that are about as soon as the soonest, so
+/// that it comes back to the one that it had before that failed. The path id + 1; 0 when not all paths have been measured, or an operator
 /// has given them weights: then the hash alone decides.
 #[inline(never)]
 #[unsafe(no_mangle)]
@@ -210,8 +207,7 @@ pub extern "C" fn soonest(peer: u32, hash: u64, present: u32) -> u32 {
     let now_ns = unsafe { bpf_ktime_get_boot_ns() };
     let choice = Rendezvous::new(hash);
     let (earliest_ns, latest_ns) = (u64::MAX, 0);
-    let mut soonest =
-        Soonest { choice, now_ns, earliest_ns, latest_ns, peer, path_set, measured, present, is_kept: 0, is_void: 0 };
+    let mut soonest = Soonest { choice, now_ns, earliest_ns, latest_ns, peer, path_set, measured, present, is_void: 0 };
     // First when, then which.
     // SAFETY: callback and context fit each other.
     unsafe { bpf_loop(MAX_PATHS as u32, offer_arrival as *mut _, (&raw mut soonest).cast(), 0) };
@@ -222,7 +218,6 @@ pub extern "C" fn soonest(peer: u32, hash: u64, present: u32) -> u32 {
     // SAFETY: as above.
     unsafe { bpf_loop(MAX_PATHS as u32, offer_arrival as *mut _, (&raw mut soonest).cast(), 0) };
     match soonest.choice.winner() {
-        _ if soonest.is_kept != 0 => present,
         Some(path) => u32::from(path) + 1,
         None => 0,
     }

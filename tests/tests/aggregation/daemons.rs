@@ -45,12 +45,12 @@ fn streams_of_all_classes_go_on() -> Result<()> {
     })
 }
 
-/// Nobody holds packets until the next daemon does.
+/// Nobody holds packets until the next daemon does; the other gateway is told so, and what it sends fits one link.
 #[test]
 fn a_daemon_that_comes_back_holds_packets_again() -> Result<()> {
     attempts(|| {
         let mut scene = Scene::rated("10/10,10/40")?;
-        let stream = scene.stream(AGGREGATE, 1400, 1000, Duration::from_mins(1));
+        let stream = scene.stream(AGGREGATE, 700, 1000, Duration::from_mins(1));
         let stream = stream.start(scene.topology.ha(), scene.topology.hb())?;
         thread::sleep(KILLED_AFTER);
         scene.is_in_order()?;

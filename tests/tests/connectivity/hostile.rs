@@ -51,7 +51,7 @@ fn bad_frames(genuine: &[u8], header: Header) -> Result<Vec<(&'static str, Vec<u
         ("unknown_version", carrying(Header { packet_type: 0, ..header }, &inner)),
         ("unknown_version", carrying(Header { flags: 0x4000, ..header }, &inner)),
         ("unknown_version", carrying(Header { flags: 0x8000, ..header }, &inner)),
-        ("unknown_version", carrying(Header { flags: 0x0003, ..header }, &inner)),
+        ("unknown_version", carrying(Header { flags: 0x0004, ..header }, &inner)),
         ("unknown_version", carrying(Header { flags: 0x3000, ..header }, &inner)),
         ("unknown_version", carrying(Header { path: 16, ..header }, &inner)),
         ("unknown_version", carrying(Header { path: 255, ..header }, &inner)),
