@@ -177,12 +177,12 @@ extern "C" fn offer_arrival(index: u32, soonest: *mut Soonest) -> i64 {
     }
     let free_ns = pacing::free_ns(slot);
     let start_ns = if free_ns > soonest.now_ns { free_ns } else { soonest.now_ns };
-    if start_ns + delay_ns < soonest.earliest_ns {
-        soonest.earliest_ns = start_ns + delay_ns;
-    }
     let is_present = u32::from(path) + 1 == soonest.present;
     // What waits for the present path may be the flow's own.
     let arrives_ns = delay_ns + if is_present { soonest.now_ns } else { start_ns };
+    if arrives_ns < soonest.earliest_ns {
+        soonest.earliest_ns = arrives_ns;
+    }
     if arrives_ns <= soonest.latest_ns {
         soonest.choice.offer(path, weight);
     }

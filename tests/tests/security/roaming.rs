@@ -22,6 +22,8 @@ const IDLE: Duration = Duration::from_secs(2);
 /// How long a stream lasts, and what is sent before the change.
 const STREAM: Duration = Duration::from_secs(2);
 const BEFORE: Duration = Duration::from_millis(500);
+/// Probes of the trains that tell what a path carries: a short one and three of the longest.
+const TRAINS: usize = 4 + 3 * 48;
 /// Where no gateway is.
 const STRANGER: (Ipv4Addr, u16) = (Ipv4Addr::new(10, 100, 0, 99), 4000);
 
@@ -35,7 +37,7 @@ fn idle_paths_are_kept_alive() -> Result<()> {
     thread::sleep(IDLE);
     let sent = recording.stop()?;
     // Probes of its own and answers; one more for the start and the end, and some to look for a larger MTU.
-    let most = 2 * (IDLE.as_millis() / PROBE_INTERVAL.as_millis() + 1) as usize + 8;
+    let most = 2 * (IDLE.as_millis() / PROBE_INTERVAL.as_millis() + 1) as usize + 8 + 2 * TRAINS;
     for (link, from) in [(0, End::A), (0, End::B), (1, End::A), (1, End::B)] {
         let of_path = sent.iter().filter(|sent| (sent.link, sent.from) == (link, from));
         let times: Vec<u64> =

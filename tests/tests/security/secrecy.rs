@@ -72,9 +72,12 @@ fn hear(cipher: &str) -> Result<Heard> {
     Ok(Heard { scene, sent, runs })
 }
 
-/// Zeros say nothing: they stand in IPv6 addresses as well as where a handshake has nothing to say.
+/// Zeros say nothing: they stand in IPv6 addresses and in probes as well as where a handshake has nothing to say.
 fn runs_of(bytes: &[u8]) -> impl Iterator<Item = [u8; RUN]> {
-    bytes.windows(RUN).filter_map(|run| run.try_into().ok()).filter(|run| *run != [0; RUN])
+    bytes
+        .windows(RUN)
+        .filter_map(|run| run.try_into().ok())
+        .filter(|run: &[u8; RUN]| run.iter().filter(|byte| **byte == 0).count() <= RUN / 2)
 }
 
 impl Heard {
