@@ -109,7 +109,7 @@ impl Gateway {
     /// A ping is not answered.
     pub fn meet_host(&self) -> Result<()> {
         for host in [IpAddr::from(self.host_v4()), IpAddr::from(self.host_v6())] {
-            let report = Ping { count: 2, ..Ping::to(host) }.run(&self.namespace)?;
+            let report = Ping { count: 2, interval: Duration::ZERO, ..Ping::to(host) }.run(&self.namespace)?;
             ensure!(report.received == 2, "gateway {} does not reach {host}: {report:?}", self.name);
         }
         Ok(())

@@ -9,8 +9,11 @@ use serde::Serialize;
 use super::percentile;
 use crate::namespace::Namespace;
 
-/// How long the last reply is waited for, in seconds.
+/// How long the last reply is waited for when there was none before, in seconds.
 const LINGER: u32 = 2;
+/// The same after other replies, in seconds: then ping waits for two round trips, or its interval if that is longer
+/// (iputils, `ping_common.c`, `schedule_exit`), and where processors are shared a reply may be later than that.
+const LINGER_AFTER_REPLIES: f64 = 0.5;
 
 /// A series of echo requests.
 #[derive(Clone, Debug)]
@@ -19,7 +22,7 @@ pub struct Ping {
     pub to: IpAddr,
     /// Number of requests.
     pub count: u32,
-    /// Time between requests.
+    /// Time between requests; zero: all are sent at once.
     pub interval: Duration,
     /// ICMP payload in bytes; the IP packet is 28 (IPv4) or 48 (IPv6) bytes longer.
     pub size: u16,
@@ -52,7 +55,13 @@ impl Ping {
     /// `ping` cannot run or does not understand.
     pub fn run(&self, from: &Namespace) -> Result<PingReport> {
         let mut command = from.command("ping");
-        command.args(["-n", "-O", "-c", &self.count.to_string(), "-i", &self.interval.as_secs_f64().to_string()]);
+        let count = self.count.to_string();
+        command.args(["-n", "-O", "-c", &count]);
+        if self.interval.is_zero() {
+            command.args(["-l", &count, "-i", &LINGER_AFTER_REPLIES.to_string()]);
+        } else {
+            command.args(["-i", &self.interval.as_secs_f64().to_string()]);
+        }
         command.args(["-s", &self.size.to_string(), "-W", &LINGER.to_string()]);
         command.args(["-M", if self.dont_fragment { "do" } else { "dont" }, &self.to.to_string()]);
         let patience = self.interval * self.count + Duration::from_secs(u64::from(LINGER) + 10);

@@ -183,7 +183,8 @@ impl Scene {
             let is_known = || Ok(paths(gateway)?.iter().all(|path| path.quality.rtt_us.is_some() && path.used));
             until("all paths are known", PATIENCE, is_known)?;
         }
-        let report = Ping { count: 5, ..Ping::to(self.b().host_v4()) }.run(self.topology.ha())?;
+        let report =
+            Ping { count: 5, interval: Duration::ZERO, ..Ping::to(self.b().host_v4()) }.run(self.topology.ha())?;
         ensure!(report.received == 5, "the hosts do not reach each other: {report:?}");
         thread::sleep(Duration::from_secs(2));
         Ok(())

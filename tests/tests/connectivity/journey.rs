@@ -43,7 +43,7 @@ impl<'a> Journey<'a> {
         let payload = size - self.ip_header() - 8;
         let ping = Ping {
             count: 2,
-            interval: Duration::from_millis(5),
+            interval: Duration::ZERO,
             size: payload as u16,
             dont_fragment: true,
             ..Ping::to(self.address)

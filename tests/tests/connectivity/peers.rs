@@ -35,6 +35,7 @@ fn hub_and_spokes() -> Result<()> {
         prefixes(config, "a")?.extend(wide());
     }
     prefixes(&mut configs[0], "b")?.extend(wide());
+    [&hub, &b, &c].into_iter().try_for_each(Gateway::meet_host)?;
     let gateways: Vec<_> = [&hub, &b, &c].into_iter().zip(&configs).collect();
     let mut daemons = up_all(&gateways)?;
 

@@ -100,7 +100,11 @@ fn a_changed_file_takes_effect_without_harm_to_what_stays() -> Result<()> {
     a.wait_for_sessions("mp0")?;
     assert_eq!(names(a)?, ["b/up0", "b/up1", "c/up2"]);
     let reaches = |gateway: &Gateway| -> Result<bool> {
-        let ping = multipath_tests::traffic::Ping { count: 3, ..multipath_tests::traffic::Ping::to(gateway.host_v4()) };
+        let ping = multipath_tests::traffic::Ping {
+            count: 3,
+            interval: std::time::Duration::ZERO,
+            ..multipath_tests::traffic::Ping::to(gateway.host_v4())
+        };
         Ok(ping.run(a.host())?.received == 3)
     };
     assert!(reaches(&triangle.b)? && reaches(&triangle.c)?);

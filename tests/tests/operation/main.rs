@@ -42,7 +42,7 @@ fn up(topology: &Topology) -> Result<[Daemon; 2]> {
 /// Packets pass between the hosts, both ways, once there is a session.
 fn passes(topology: &Topology) -> Result<()> {
     topology.wait_for_session("mp0")?;
-    let report = Ping { count: 5, ..Ping::to(topology.b.host_v4()) }.run(topology.ha())?;
+    let report = Ping { count: 5, interval: Duration::ZERO, ..Ping::to(topology.b.host_v4()) }.run(topology.ha())?;
     ensure!(report.received == 5, "the hosts do not reach each other: {report:?}");
     Ok(())
 }

@@ -7,7 +7,7 @@ use multipath_tests::{End, Process};
 use serde_json::Value;
 
 use crate::{
-    scene::{BACK_WITHIN, PATIENCE, Scene, delayed, until, until_used},
+    scene::{PATIENCE, Scene, delayed, until, until_used},
     status::changes,
 };
 
@@ -17,14 +17,14 @@ fn changes_have_reasons_and_survive_the_daemon() -> Result<()> {
     let following = Process::spawn(scene.a().mpvpn_command(&["path", "log", "mp0", "--follow"])?)?;
 
     scene.topology.link(1)?.set_black_hole(true)?;
-    until_used(scene.a(), "b/up1", false, BACK_WITHIN)?;
+    until_used(scene.a(), "b/up1", false, PATIENCE)?;
     thread::sleep(Duration::from_millis(200));
     scene.topology.link(1)?.set_black_hole(false)?;
-    until_used(scene.a(), "b/up1", true, BACK_WITHIN)?;
+    until_used(scene.a(), "b/up1", true, PATIENCE)?;
     scene.topology.link(0)?.set_carrier(End::A, false)?;
-    until_used(scene.a(), "b/up0", false, BACK_WITHIN)?;
+    until_used(scene.a(), "b/up0", false, PATIENCE)?;
     scene.topology.link(0)?.set_carrier(End::A, true)?;
-    until_used(scene.a(), "b/up0", true, BACK_WITHIN)?;
+    until_used(scene.a(), "b/up0", true, PATIENCE)?;
 
     let log = changes(scene.a())?;
     let find = |path: &str, to: &str, reason: &str| {

@@ -105,7 +105,8 @@ impl Scene {
 
     /// Packets pass between the hosts, both ways, and all of them.
     pub fn passes(&self) -> Result<()> {
-        let report = Ping { count: 5, ..Ping::to(self.topology.b.host_v4()) }.run(self.topology.ha())?;
+        let report = Ping { count: 5, interval: Duration::ZERO, ..Ping::to(self.topology.b.host_v4()) }
+            .run(self.topology.ha())?;
         ensure!(report.received == 5, "the hosts do not reach each other: {report:?}");
         Ok(())
     }

@@ -66,7 +66,7 @@ fn meet(topology: &Topology) -> Result<()> {
 /// Packets pass between the hosts, both ways, once there is a session.
 fn passes(topology: &Topology) -> Result<()> {
     topology.wait_for_session("mp0")?;
-    let report = Ping { count: 5, ..Ping::to(topology.b.host_v4()) }.run(topology.ha())?;
+    let report = Ping { count: 5, interval: Duration::ZERO, ..Ping::to(topology.b.host_v4()) }.run(topology.ha())?;
     ensure!(report.received == 5, "the hosts do not reach each other: {report:?}");
     Ok(())
 }

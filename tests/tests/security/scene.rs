@@ -118,7 +118,7 @@ pub fn alone() -> MutexGuard<'static, ()> {
 /// Pings: every one is answered.
 pub fn reaches(from: &Namespace, to: impl Into<IpAddr>) -> Result<()> {
     let to = to.into();
-    let report = Ping { count: 2, ..Ping::to(to) }.run(from)?;
+    let report = Ping { count: 2, interval: Duration::ZERO, ..Ping::to(to) }.run(from)?;
     ensure!(report.received == 2, "{} does not reach {to}: {report:?}", from.role());
     Ok(())
 }
