@@ -51,15 +51,11 @@ const fn carried_as(class: u32) -> Class {
     }
 }
 
-/// Makes a new flow to a destination that is remembered aggregate from its first packet.
+/// 1 when a flow's destination is remembered.
 #[inline(never)]
-fn recall(flow: *mut Flow, key: &FlowKey, now: u64) -> i32 {
+fn recall(key: &FlowKey, now: u64) -> i32 {
     // SAFETY: the value is read at once.
-    if unsafe { DESTINATIONS.get(destination_key(key)) }.is_some_and(|destination| destination.until_ns > now) {
-        // SAFETY: the caller has just looked the flow up.
-        unsafe { (*flow).class = FlowClass::Aggregate as u32 };
-    }
-    0
+    unsafe { DESTINATIONS.get(destination_key(key)) }.is_some_and(|destination| destination.until_ns > now).into()
 }
 
 /// The [`FlowClass`] of a flow, for a packet with this DSCP and of `len` bytes, which is counted.
@@ -72,9 +68,11 @@ pub unsafe fn of_flow(flow: *mut Flow, key: &FlowKey, dscp: u32, len: u32, now: 
     // one of them adds may get lost then.
     unsafe {
         if !(*flow).is_classed(dscp, len) {
+            // A flow without a rule is aggregate when its destination was remembered as it began; and stays that.
+            let is_recalled = (*flow).rule == 0 && (*flow).class == FlowClass::Aggregate as u32;
             look_up(flow, key, dscp, len);
-            if (*flow).rule == 0 {
-                recall(flow, key, now);
+            if (*flow).rule == 0 && (is_recalled || (*flow).bytes == 0 && recall(key, now) != 0) {
+                (*flow).class = FlowClass::Aggregate as u32;
             }
         }
         (*flow).take(now, len);

@@ -77,7 +77,8 @@ pub(super) fn dscp_text(number: u8) -> String {
 
 fn read(text: &str, names: &[(&str, u8)], max: u8) -> Option<u8> {
     let known = names.iter().find(|(name, _)| name.eq_ignore_ascii_case(text)).map(|(_, number)| *number);
-    known.or_else(|| text.parse().ok().filter(|number| *number <= max))
+    let digits = Some(text).filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+    known.or_else(|| digits?.parse().ok().filter(|number| *number <= max))
 }
 
 fn write(number: u8, names: &[(&str, u8)]) -> String {

@@ -148,6 +148,9 @@ pub fn up_all(gateways: &[(&Gateway, &TunnelConfig)]) -> Result<Vec<Daemon>> {
             }
         }
         wait_for_mtus(gateway, &config.name)?;
+        if config.uplinks.iter().all(|uplink| uplink.weight.is_none()) {
+            wait_for_delays(gateway, &config.name)?;
+        }
     }
     Ok(daemons)
 }
@@ -166,6 +169,22 @@ fn wait_for_mtus(gateway: &Gateway, tunnel: &str) -> Result<()> {
     eventually("paths carry the largest packets", sizes, |sizes| {
         sizes.iter().all(|(proven, largest)| proven == largest)
     })?;
+    Ok(())
+}
+
+/// Waits until probes have shown how long packets take by each path: then flows are chosen a path anew, and a packet may
+/// overtake those before it.
+fn wait_for_delays(gateway: &Gateway, tunnel: &str) -> Result<()> {
+    let unknown = || -> Result<u32> {
+        let maps = Maps::open(&Pins::new(gateway.bpffs(), tunnel).current_maps()?)?;
+        let mut unknown = 0;
+        for peer in maps.peers()? {
+            let paths = maps.paths_of(peer.number)?.iter().fold(0, |set, record| set | 1 << record.id);
+            unknown |= paths & !maps.bond(peer.number)?.measured;
+        }
+        Ok(unknown)
+    };
+    eventually("the delays of all paths are known", unknown, |unknown| *unknown == 0)?;
     Ok(())
 }
 

@@ -102,7 +102,7 @@ fn a_changed_file_takes_effect_without_harm_to_what_stays() -> Result<()> {
     let reaches = |gateway: &Gateway| -> Result<bool> {
         let ping = multipath_tests::traffic::Ping {
             count: 3,
-            interval: std::time::Duration::ZERO,
+            interval: Duration::ZERO,
             ..multipath_tests::traffic::Ping::to(gateway.host_v4())
         };
         Ok(ping.run(a.host())?.received == 3)
