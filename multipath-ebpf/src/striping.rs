@@ -19,12 +19,12 @@ use crate::{
     path_choice::is_put_down,
 };
 
-/// A path that loses so many packets, parts per million, has them repaired while there is room.
-const REPAIRED_PPM: u32 = 1000;
-/// There is room while queues are shorter than this, nanoseconds.
-const REPAIR_ROOM_NS: u64 = 2_000_000;
-/// A flow's packets go twice while the second path's queue is shorter than this, nanoseconds.
-const DUPLICATE_ROOM_NS: u64 = 5_000_000;
+/// A path that loses so many packets, parts per million, has them repaired while there is room: what a flow that stands
+/// still for each loss can bear.
+const REPAIRED_PPM: u32 = 200;
+/// There is room for second packets while queues are shorter than this, nanoseconds: less than what is always allowed
+/// ([`multipath_common::pacing`]), so that nobody is refused because of them.
+const ROOM_NS: u64 = 8_000_000;
 
 /// In place of a hold: not the path whose clock is free first is looked for but the one by which a packet arrives first,
 /// and it need have no clock.
@@ -84,7 +84,7 @@ impl Striped {
     /// By the path that was found.
     #[inline(always)]
     const fn new(verdict: Verdict, soonest: &Soonest, timestamp: u32) -> Self {
-        let has_room = soonest.wait_ns() < REPAIR_ROOM_NS;
+        let has_room = soonest.wait_ns() < ROOM_NS;
         Self((timestamp as u64) << 32 | (has_room as u64) << 16 | (verdict as u64) << 8 | soonest.found as u64)
     }
 
@@ -174,19 +174,19 @@ const fn without(path_set: u32, path: u8) -> u32 {
 }
 
 /// A second path for a packet that was striped over `first`, where that one loses packets while the bond and the second
-/// path have room.
+/// path have room. One of the bond: by others it would come too late, and may cost money.
 #[inline(always)]
 pub fn repair(peer: u32, first: u8, striped: Striped, len: u32) -> Option<u8> {
     if !striped.has_room() || BOND_MEMBERS.get(path_slot(peer, first))?.loss_ppm < REPAIRED_PPM {
         return None;
     }
-    let &Bond { members, measured, .. } = BONDS.get(peer)?;
-    second_number(peer, without(members | measured, first), len, REPAIR_ROOM_NS).checked_sub(1).map(|path| path as u8)
+    let &Bond { members, .. } = BONDS.get(peer)?;
+    second_number(peer, without(members, first), len, ROOM_NS).checked_sub(1).map(|path| path as u8)
 }
 
 /// A second path for a packet that is worth it. `is_sure`: only one that has been measured.
 #[inline(always)]
 pub fn second(peer: u32, first: u8, len: u32, is_sure: bool) -> Option<u8> {
     let path_set = if is_sure { BONDS.get(peer)?.measured } else { PEERS_MAP.get(peer)?.path_set };
-    second_number(peer, without(path_set, first), len, DUPLICATE_ROOM_NS).checked_sub(1).map(|path| path as u8)
+    second_number(peer, without(path_set, first), len, ROOM_NS).checked_sub(1).map(|path| path as u8)
 }

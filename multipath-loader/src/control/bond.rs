@@ -35,7 +35,7 @@ const FAR_GAIN: u64 = 1_100;
 /// The same below: a path that is slower by more than this, microseconds,
 const SLOWER_US: u32 = 10_000;
 /// for so many parts per thousand.
-const GAIN: u64 = 100;
+const GAIN: u64 = 110;
 /// A path that loses more, parts per million, is left out
 const LOSSY_PPM: u32 = 30_000;
 /// when others lose less than this.
@@ -65,7 +65,7 @@ const SMALL_PPM: u32 = 500;
 const SMALL_KBPS: u32 = 100;
 
 /// The nearest path stays it until another one is nearer by this, microseconds.
-const NEARER_US: i32 = 2_000;
+const NEARER_US: u32 = 2_000;
 
 /// How long the first look at all paths takes.
 const SETTLING: Duration = Duration::from_secs(1);
@@ -85,6 +85,8 @@ pub struct Candidate {
     pub delivered_kbps: u32,
     /// Packets that it loses, parts per million.
     pub loss_ppm: u32,
+    /// Packets that it may lose, as far as few packets can say: whoever has room repairs that. Parts per million.
+    pub likely_loss_ppm: u32,
     /// Its least transit time, microseconds, wrapping; `None`: not measured.
     pub base_us: Option<u32>,
     /// Its jitter, microseconds.
@@ -173,7 +175,7 @@ impl BondController {
             let mut member = BondMember {
                 rate_kbps: self.rate_of(candidate, is_nearest, old),
                 hold: hold_of(candidate, is_nearest, spread_us, old),
-                loss_ppm: settled(old.loss_ppm, candidate.loss_ppm, SMALL_PPM),
+                loss_ppm: settled(old.loss_ppm, candidate.likely_loss_ppm, SMALL_PPM),
                 ..BondMember::zeroed()
             };
             if let (Some(near_us), Some(base_us)) = (near_us, candidate.base_us) {
@@ -197,16 +199,15 @@ impl BondController {
         &self.plan
     }
 
-    /// The nearest of the wanted paths. One that is hardly farther stays it.
+    /// The nearest of the wanted paths: the one by which nearly all packets take the least. One that is hardly farther stays
+    /// it.
     fn nearest(&self, candidates: &[Candidate]) -> Option<usize> {
-        let wanted = || measured(candidates).filter(|candidate| self.decisions[slot(candidate)].is_wanted);
-        let near_us = least(wanted().filter_map(|candidate| candidate.base_us))?;
         let was_nearest = |id: usize| self.plan.bond.members >> id & 1 != 0 && self.plan.members[id].hold == 0;
-        let behind_us = |candidate: &Candidate| {
-            let own_us = later_by(candidate.base_us.unwrap_or(near_us), near_us);
-            own_us - if was_nearest(slot(candidate)) { NEARER_US } else { 0 }
+        let wanted = measured(candidates).filter(|candidate| self.decisions[slot(candidate)].is_wanted);
+        let needs = |candidate: &&Candidate| {
+            candidate.need_us.saturating_sub(if was_nearest(slot(candidate)) { NEARER_US } else { 0 })
         };
-        wanted().min_by_key(|candidate| behind_us(candidate)).map(slot)
+        wanted.min_by_key(needs).map(slot)
     }
 
     /// What a path is striped by where nobody knows its limit.
@@ -311,8 +312,8 @@ fn level(before_kbps: u32, candidate: &Candidate, elapsed: Duration) -> u32 {
         0 if delivered * 4 >= before => before - part(before.saturating_sub(delivered * 5 / 4), APPROACH),
         0 => before,
         // Less than above: what is written follows only when it differs by an eighth.
-        _ if delivered * 10 >= before * 8 => before + part(before, GROWTH),
-        _ => before,
+        estimate if delivered * 10 < before * 8 => before - part(before.saturating_sub(estimate.into()), APPROACH),
+        _ => before + part(before, GROWTH),
     };
     level.clamp(least_kbps.into(), UNLIMITED_KBPS.into()) as u32
 }
@@ -363,6 +364,7 @@ mod tests {
             estimate_kbps: 0,
             delivered_kbps: 0,
             loss_ppm: 0,
+            likely_loss_ppm: 0,
             base_us: Some(0_u32.wrapping_sub(7_000).wrapping_add(need_ms * 1000)),
             jitter_us: 0,
             need_us: need_ms * 1000,

@@ -60,8 +60,8 @@ const CAME: f64 = -0.305;
 const LOSSY: f64 = 12.0;
 /// A packet that is overtaken by a report comes within this time, or is lost.
 const OVERTAKEN: Duration = Duration::from_millis(100);
-/// The sender's counters are below the last ones when they came with a packet that was overtaken. If that goes on for so
-/// long, the sender has begun anew.
+/// Counters are below the last ones when the packet that they are of was overtaken, or what said so. If that goes on for so
+/// long, or there are few of a sudden, a gateway has begun anew.
 const BEGUN_ANEW: Duration = Duration::from_secs(1);
 /// Reports of so much time count as one, so that the packets that each of them has overtaken matter less.
 const BLOCK: Duration = Duration::from_millis(60);
@@ -78,15 +78,19 @@ impl Losses {
             self.last = Some((now, count));
             return;
         };
-        let is_receiver_restarted =
-            count.received < before.received || count.late < before.late || count.reordered < before.reordered;
-        let is_older = count.sent < before.sent;
-        if is_older && !is_receiver_restarted && now < counted_at + BEGUN_ANEW {
+        let pairs = [
+            (count.sent, before.sent),
+            (count.received, before.received),
+            (count.late, before.late),
+            (count.reordered, before.reordered),
+        ];
+        let is_lower = pairs.into_iter().any(|(now, before)| now < before);
+        let has_begun_anew = count.received < before.received / 2 || now >= counted_at + BEGUN_ANEW;
+        if is_lower && !has_begun_anew {
             return;
         }
         self.last = Some((now, count));
-        let is_restarted = is_older || is_receiver_restarted;
-        if is_restarted {
+        if is_lower {
             self.acquit();
             return;
         }
@@ -240,6 +244,39 @@ mod tests {
         assert_eq!((losses.late_ppm(now, 60), losses.reordered_ppm(now, 60)), (20_000, 10_000));
         assert_eq!(losses.lost_ppm(now + Duration::from_secs(200), 60), 0);
         assert!(losses.seconds.len() <= KEPT_S as usize);
+    }
+
+    /// Reports that overtake each other, on their way out or back, tell of all losses and of no others.
+    #[test]
+    fn overtaking_hides_no_losses_and_makes_none() {
+        // (comes there, its counter; `None`: lost), in steps of a millisecond; the report comes back later still.
+        let shaken = |number: u64, by: u64| (number * 7919 + 13) % by;
+        for lost_one_in in [u64::MAX, 50] {
+            let is_lost = |number: u64| number % lost_one_in == lost_one_in - 1;
+            let came: Vec<Option<u64>> =
+                (0..20_000).map(|number| (!is_lost(number)).then(|| number + shaken(number, 60))).collect();
+            // Every twentieth packet is a probe; those that come last were sent a while ago.
+            let mut arrivals: Vec<u64> = came.iter().flatten().copied().collect();
+            arrivals.sort_unstable();
+            let mut reports: Vec<(u64, Count)> = (0..20_000)
+                .step_by(20)
+                .filter_map(|number| {
+                    let at = came[number as usize]?;
+                    let received = arrivals.partition_point(|arrival| *arrival <= at) as u64;
+                    let count = Count { sent: number + 1, received, ..Count::default() };
+                    Some((at + shaken(number / 20, 70), count))
+                })
+                .collect();
+            reports.sort_unstable_by_key(|(at, _)| *at);
+            let mut losses = Losses::default();
+            for (at, count) in &reports {
+                losses.count(Duration::from_millis(*at), *count);
+            }
+            let now = Duration::from_millis(reports.last().unwrap().0);
+            let lost = i64::from(losses.lost_ppm(now, 60)) * 20_000 / 1_000_000;
+            let truly_lost = (20_000 / lost_one_in).cast_signed();
+            assert!((lost - truly_lost).abs() <= 60, "{lost} of {truly_lost}");
+        }
     }
 
     #[test]

@@ -14,7 +14,7 @@ use super::{
     delivery::Delivery,
     health::{OVERDUE_PROBES, PathHealth, Silence, patience, silence_until_down},
     losses::{Count, Losses},
-    probes::{Pace, Probes},
+    probes::{Pace, Probes, SentBytes},
     round_trip::{RoundTrip, Stamps},
     selection::{Candidate, Verdict},
 };
@@ -43,6 +43,8 @@ const LOSS_STEP_PPM: u32 = 50_000;
 const LARGE_LOST_PPM: u32 = 20_000;
 /// So many lost packets of an idle path make no lossy one.
 const CHANCE_PACKETS: u64 = 2;
+/// So many packets may tell what is lost of a thousand.
+const TELLING_PACKETS: u64 = 250;
 /// See [`PathQuality::probe_bytes_per_day`].
 const DAY: Duration = Duration::from_hours(24);
 
@@ -52,7 +54,7 @@ pub struct Counters {
     /// Packets sent on the path alone: [`PathStats`](multipath_common::maps::PathStats)' `egress.packets - doubled`.
     pub sent_packets: u64,
     /// Bytes sent on it.
-    pub sent_bytes: u64,
+    pub sent_bytes: SentBytes,
     /// What came over it.
     pub arrivals: Arrivals,
 }
@@ -69,7 +71,7 @@ pub struct Answer {
     /// When the answer came, time since boot.
     pub received_at: Duration,
     /// [`Counters::sent_bytes`] when the probe was sent.
-    pub sent_bytes: u64,
+    pub sent_bytes: SentBytes,
     /// The round trip. `None` when the times contradict one another.
     pub round_trip: Option<Duration>,
     /// The one-way delays of this probe and this answer.
@@ -424,6 +426,17 @@ impl Monitor {
             u64::from(self.lost_out.lost_ppm(now, span)).saturating_sub(chance_ppm) as u32
         };
         lost_ppm(short).min(lost_ppm(long))
+    }
+
+    /// Packets that may be lost out, parts per million: the most that any time says that has packets enough to say it. A slow
+    /// flow has few packets, and is slow because of what it loses.
+    pub fn likely_loss_out_ppm(&self, now: Duration) -> u32 {
+        let lost_ppm = |span| {
+            let sent = self.lost_out.sent(now, span);
+            let chance_ppm = (1_000_000 / sent.max(1)) as u32;
+            Some(self.lost_out.lost_ppm(now, span).saturating_sub(chance_ppm)).filter(|_| sent >= TELLING_PACKETS)
+        };
+        LOSS_WINDOWS_S.into_iter().filter_map(lost_ppm).max().unwrap_or_default()
     }
 
     /// Jitter out (RFC 3550), microseconds.

@@ -76,6 +76,15 @@ pub struct Probes {
     loss: f64,
 }
 
+/// Bytes that had been sent on a path.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SentBytes {
+    /// By it alone.
+    pub alone: u64,
+    /// By another one as well: these the peer does not count.
+    pub doubled: u64,
+}
+
 /// A probe that was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outstanding {
@@ -86,7 +95,7 @@ pub struct Outstanding {
     /// Packets that had been sent on the path, the probe included.
     pub sent_packets: u64,
     /// Bytes that had been sent on the path.
-    pub sent_bytes: u64,
+    pub sent_bytes: SentBytes,
     /// Whether it was padded.
     pub is_padded: bool,
     /// Time during which the daemon did not look.
@@ -135,7 +144,7 @@ impl Probes {
     }
 
     /// Notes that one is sent now.
-    pub fn send(&mut self, now: Duration, sent_packets: u64, sent_bytes: u64, is_padded: bool) -> u32 {
+    pub fn send(&mut self, now: Duration, sent_packets: u64, sent_bytes: SentBytes, is_padded: bool) -> u32 {
         let sequence = self.next_sequence;
         self.next_sequence = sequence.wrapping_add(1);
         let new = Outstanding { sequence, sent_at: now, sent_packets, sent_bytes, is_padded, excused: Duration::ZERO };
@@ -154,8 +163,9 @@ impl Probes {
 
     /// The probe that this number answers. Those before it have no answer. `None`: it has one, or none is waited for.
     pub fn answered(&mut self, sequence: u32) -> Option<Outstanding> {
+        // Those of a train may overtake each other: the others are still waited for.
         if let Some(at) = self.padded.iter().position(|probe| probe.sequence == sequence) {
-            return self.padded.drain(..=at).next_back();
+            return self.padded.remove(at);
         }
         let at = self.outstanding.iter().position(|probe| probe.sequence == sequence)?;
         self.unanswered += at as u64;
@@ -239,7 +249,7 @@ mod tests {
         for (number, probes) in all.iter_mut().enumerate() {
             let now = MS * (1000 + 13 * number as u32);
             assert!(probes.is_due(now, Pace::IDLE));
-            probes.send(now, 0, 0, false);
+            probes.send(now, 0, SentBytes::default(), false);
             assert!(!probes.is_due(now, Pace::IDLE));
             assert_eq!(probes.next_deadline(Pace::IDLE, 60 * MS) / 80, MS * 13);
         }
@@ -248,8 +258,8 @@ mod tests {
     #[test]
     fn an_answer_settles_what_was_sent_before() {
         let mut probes = Probes::new(Duration::ZERO);
-        let sequences: Vec<u32> = (0..5).map(|at| probes.send(MS * at, 0, 0, false)).collect();
-        let padded = probes.send(MS * 6, 0, 0, true);
+        let sequences: Vec<u32> = (0..5).map(|at| probes.send(MS * at, 0, SentBytes::default(), false)).collect();
+        let padded = probes.send(MS * 6, 0, SentBytes::default(), true);
         assert_eq!(probes.answered(sequences[3]).map(|probe| probe.sent_at), Some(MS * 3));
         assert_eq!((probes.unanswered(), probes.sent()), (3, 5));
         assert_eq!(probes.answered(sequences[1]), None);
@@ -261,7 +271,7 @@ mod tests {
     #[test]
     fn a_busy_path_is_looked_at_soon_after_an_answer_is_overdue() {
         let mut probes = Probes::new(Duration::ZERO);
-        probes.send(MS * 1000, 0, 0, false);
+        probes.send(MS * 1000, 0, SentBytes::default(), false);
         probes.looked(MS * 1000);
         assert_eq!(probes.next_deadline(Pace::BUSY, 13 * MS), MS * 1016);
         assert_eq!(probes.next_deadline(Pace::BUSY, 42 * MS), MS * 1020);
@@ -274,7 +284,7 @@ mod tests {
     #[test]
     fn lateness_is_excused() {
         let mut probes = Probes::new(Duration::ZERO);
-        probes.send(MS, 0, 0, false);
+        probes.send(MS, 0, SentBytes::default(), false);
         assert_eq!(probes.overdue_count(MS * 61, MS * 60), (1, MS * 60));
         probes.excuse(MS * 2000);
         assert_eq!(probes.overdue_count(MS * 2060, MS * 60).0, 0);
@@ -290,7 +300,7 @@ mod tests {
             let mut sent_at = Vec::new();
             while sent_at.len() < 20 {
                 if probes.is_due(now, pace) {
-                    probes.send(now, 0, 0, false);
+                    probes.send(now, 0, SentBytes::default(), false);
                     sent_at.push(now);
                 }
                 probes.looked(now);

@@ -187,6 +187,7 @@ impl ManagedPath {
             estimate_kbps: self.trains.estimate_kbps(),
             delivered_kbps: self.rate.recently_delivered_kbps(),
             loss_ppm: self.monitor.loss_out_ppm(now),
+            likely_loss_ppm: self.monitor.likely_loss_out_ppm(now),
             base_us: self.bonding.leaving.get(now),
             jitter_us: self.monitor.jitter_out_us(),
             need_us: self.bonding.need_us,

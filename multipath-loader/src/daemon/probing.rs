@@ -17,6 +17,7 @@ use crate::{
     control::{
         monitor::Counters,
         path_mtu::{Conditions, Load},
+        probes::SentBytes,
         rate::{RateController, Report},
     },
     dataplane::Maps,
@@ -124,7 +125,7 @@ impl Daemon {
         peer.heard_at = peer.heard_at.max(answer.received_at);
         if usize::from(answer.reply.len) > REPLY_LEN {
             path.mtu.answered(answer.reply.len);
-            path.trains.answered(answer.sequence, answer.reply.reached_us);
+            path.trains.answered(answer.received_at, answer.sequence, answer.reply.reached_us);
         }
         let Some(delay) = answer.delay else { return Ok(()) };
         path.bonding.hear(&answer);
@@ -138,8 +139,9 @@ impl Daemon {
             now: answer.received_at,
             sent_at: answer.sent_at,
             delay_us: delay.out_us.into(),
-            sent_bytes: answer.sent_bytes,
-            received_bytes: answer.reply.bytes,
+            // Second packets fill the path as well. Nobody counts those that arrive: let them be all.
+            sent_bytes: answer.sent_bytes.alone + answer.sent_bytes.doubled,
+            received_bytes: answer.reply.bytes.saturating_add(answer.sent_bytes.doubled),
             pressed: self.maps.path_clock(slot)?.pressed,
         });
         let is_slower = rate_kbps != 0 && (before_kbps == 0 || rate_kbps < before_kbps);
@@ -173,7 +175,10 @@ impl ManagedPath {
         let stats = maps.path_stats(slot)?;
         let counters = Counters {
             sent_packets: stats.egress.packets.saturating_sub(stats.doubled),
-            sent_bytes: stats.egress.bytes.saturating_sub(stats.doubled_bytes),
+            sent_bytes: SentBytes {
+                alone: stats.egress.bytes.saturating_sub(stats.doubled_bytes),
+                doubled: stats.doubled_bytes,
+            },
             arrivals: maps.arrivals(slot)?,
         };
         let arrived = counters.arrivals.packets + counters.arrivals.probes;
@@ -201,7 +206,7 @@ impl ManagedPath {
     fn send_train(&mut self, now: Duration, counters: &Counters, frames: &mut Vec<Frame>) {
         let is_unknown = self.rate.capacity_kbps() == 0 && self.monitor.role() != Role::Metered;
         let is_idle = is_unknown && self.monitor.verdict().is_used && !self.monitor.is_busy(now);
-        let count = self.trains.poll(now, is_idle, self.monitor.jitter_out_us());
+        let count = self.trains.poll(now, is_idle);
         for number in 0..count {
             let probe = self.monitor.padded_probe(now, self.mtu.inner_mtu() as u16, counters);
             if number == 0 {

@@ -14,6 +14,7 @@ use proptest::prelude::*;
 use super::{Counters, Monitor};
 use crate::control::{
     clock_offset::ClockOffset,
+    probes::SentBytes,
     selection::{Candidate, choose},
 };
 
@@ -193,8 +194,8 @@ impl<'a> World<'a> {
                 assert_eq!(Some(sum), answer.round_trip);
             }
         }
-        let counters =
-            Counters { sent_packets: gateway.sent, sent_bytes: gateway.sent * 100, arrivals: gateway.arrivals };
+        let sent_bytes = SentBytes { alone: gateway.sent * 100, doubled: 0 };
+        let counters = Counters { sent_packets: gateway.sent, sent_bytes, arrivals: gateway.arrivals };
         let probe = gateway.monitor.poll(now, &counters);
         if gateway.monitor.take_changed() {
             let other = Candidate {
