@@ -43,6 +43,8 @@ const LOSS_STEP_PPM: u32 = 50_000;
 const LARGE_LOST_PPM: u32 = 20_000;
 /// So many lost packets of an idle path make no lossy one.
 const CHANCE_PACKETS: u64 = 2;
+/// Packets of so many jitters may have been overtaken.
+const OVERTAKEN_JITTERS: u64 = 2;
 /// So many packets may tell what is lost of a thousand.
 const TELLING_PACKETS: u64 = 250;
 /// See [`PathQuality::probe_bytes_per_day`].
@@ -421,9 +423,14 @@ impl Monitor {
     /// so that a buffer that has overflown once is forgotten soon.
     pub fn loss_out_ppm(&self, now: Duration) -> u32 {
         let [short, long, _] = LOSS_WINDOWS_S;
+        // A probe that overtakes others tells of them as if they were lost.
+        let overtaken = self.lost_out.sent(now, 0) * u64::from(self.jitter_out_us) * OVERTAKEN_JITTERS / 1_000_000;
         let lost_ppm = |span| {
-            let chance_ppm = CHANCE_PACKETS * 1_000_000 / self.lost_out.sent(now, span).max(1);
-            u64::from(self.lost_out.lost_ppm(now, span)).saturating_sub(chance_ppm) as u32
+            let sent = self.lost_out.sent(now, span).max(1);
+            let lost = u64::from(self.lost_out.lost_ppm(now, span)) * sent / 1_000_000;
+            // Two standard deviations of what chance makes of rare events.
+            let chance = CHANCE_PACKETS + 2 * lost.isqrt();
+            (lost.saturating_sub(chance + overtaken) * 1_000_000 / sent) as u32
         };
         lost_ppm(short).min(lost_ppm(long))
     }
