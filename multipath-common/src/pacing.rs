@@ -24,6 +24,8 @@ const TARGET_LEN: u32 = 2 * 1500;
 /// For how long the queue may be above the target before packets are dropped, nanoseconds: a round trip, so that
 /// senders can react (RFC 8289 section 4.2).
 const INTERVAL_NS: u64 = 100_000_000;
+/// Packets are not held for longer, microseconds.
+const MAX_HELD_US: u32 = crate::playout::MAX_SPREAD_US;
 /// Targets that a burst may be long.
 const BURST_TARGETS: u64 = 5;
 /// Targets that a standing queue is long at most.
@@ -45,6 +47,8 @@ pub struct Pace {
     pub duration_ns: u64,
     /// Queueing that is always allowed, nanoseconds.
     pub target_ns: u64,
+    /// For how long the queue may be above that before packets are dropped, nanoseconds.
+    pub interval_ns: u64,
 }
 
 impl Pace {
@@ -56,7 +60,15 @@ impl Pace {
         Self {
             duration_ns: (byte * (len & 0xffff) as u64) >> FRACTION_BITS,
             target_ns: if least > TARGET_NS { least } else { TARGET_NS },
+            interval_ns: INTERVAL_NS,
         }
+    }
+
+    /// The same for packets that are held at their destination, so many microseconds: round trips are longer by that.
+    #[inline(always)]
+    pub const fn held(self, held_us: u32) -> Self {
+        let held_ns = if held_us < MAX_HELD_US { held_us } else { MAX_HELD_US } as u64 * 1000;
+        Self { interval_ns: INTERVAL_NS + held_ns, ..self }
     }
 }
 
@@ -77,7 +89,7 @@ pub enum Verdict {
 /// Three Newton steps from a straight line over [1, 4), to which the count is scaled by a power of four.
 #[expect(clippy::manual_ilog2, reason = "ilog2 looks for a zero that cannot be; its panic would not load as BPF")]
 #[inline(always)]
-const fn spacing(count: u32) -> u64 {
+const fn spacing(count: u32, interval_ns: u64) -> u64 {
     const ONE: u64 = 1 << 30;
     let half = (31 - (count | 1).leading_zeros()) / 2;
     let scaled = (count as u64) << (30 - 2 * half);
@@ -89,7 +101,7 @@ const fn spacing(count: u32) -> u64 {
         root = (root * (3 * ONE - ((scaled * square) >> 30))) >> 31;
         step += 1;
     }
-    (INTERVAL_NS * root) >> 30 >> half
+    (interval_ns * root) >> 30 >> half
 }
 
 impl PathClock {
@@ -163,28 +175,28 @@ impl PathClock {
         }
         let standing = now - self.above_since_ns;
         let (burst, least) = (pace.target_ns * BURST_TARGETS, pace.target_ns * STANDING_TARGETS);
-        let shrunk = burst.saturating_sub(standing.saturating_sub(INTERVAL_NS) >> SHRINK_SHIFT);
+        let shrunk = burst.saturating_sub(standing.saturating_sub(pace.interval_ns) >> SHRINK_SHIFT);
         if queue + pace.duration_ns > (if shrunk > least { shrunk } else { least }) {
             return Verdict::Drop;
         }
-        if standing < INTERVAL_NS {
+        if standing < pace.interval_ns {
             return Verdict::Send;
         }
         if self.is_dropping == 0 {
             // It may have ended just now, and not by itself: begin with the pace that was enough.
             let enough = self.count.wrapping_sub(self.last_count);
-            let is_recent = now < self.drop_next_ns.saturating_add(MEMORY_INTERVALS * INTERVAL_NS);
+            let is_recent = now < self.drop_next_ns.saturating_add(MEMORY_INTERVALS * pace.interval_ns);
             self.count = if enough > 1 && is_recent { enough } else { 1 };
             self.last_count = self.count;
             self.is_dropping = 1;
-        } else if now < self.drop_next_ns && self.drop_next_ns - now <= INTERVAL_NS {
+        } else if now < self.drop_next_ns && self.drop_next_ns - now <= pace.interval_ns {
             return Verdict::Send;
         } else {
             self.count = self.count.saturating_add(1);
         }
         // From now on, not from the time that was planned: packets come one by one here, and there is no queue from
         // whose front those that are overdue could be taken.
-        self.drop_next_ns = now + spacing(self.count);
+        self.drop_next_ns = now + spacing(self.count, pace.interval_ns);
         if is_capable { Verdict::Mark } else { Verdict::Drop }
     }
 }
@@ -245,9 +257,9 @@ mod tests {
         for count in (1..5000).chain((0..32).map(|bit| 1 << bit)).chain([u32::MAX, 0x5555_5555]) {
             let exact = INTERVAL_NS as f64 / f64::from(count).sqrt();
             assert!(
-                (spacing(count) as f64 / exact - 1.0).abs() < 1e-3,
+                (spacing(count, INTERVAL_NS) as f64 / exact - 1.0).abs() < 1e-3,
                 "{count}: {} instead of {exact}",
-                spacing(count)
+                spacing(count, INTERVAL_NS)
             );
         }
     }

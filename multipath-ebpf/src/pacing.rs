@@ -135,13 +135,13 @@ pub fn carry(slot: u32, len: u32) {
 }
 
 /// Asks the clock of a peer's bond, whose members carry `rate` together and whose first free one is free at `free_ns`,
-/// about a packet of `len` bytes.
+/// about a packet of `len` bytes that is held for `held_us` microseconds.
 #[inline(always)]
-pub fn ask_bond(peer: u32, rate: NonZeroU32, free_ns: u64, len: u32, is_capable: bool) -> Verdict {
+pub fn ask_bond(peer: u32, rate: NonZeroU32, free_ns: u64, (len, held_us): (u32, u32), is_capable: bool) -> Verdict {
     let Some(clock) = BOND_CLOCKS.get_ptr_mut(peer) else {
         return Verdict::Send;
     };
-    let pace = Pace::new(rate, len);
+    let pace = Pace::new(rate, len).held(held_us);
     // SAFETY: just looked up; everything in it is inlined.
     unsafe { locked(clock, |clock, now| clock.admit_to_bond(now, free_ns, pace, is_capable)) }
 }

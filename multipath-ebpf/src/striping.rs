@@ -143,7 +143,8 @@ pub extern "C" fn stripe_number(peer: u32, len: u32, hold: u32, tos: u32, last: 
     let slot = path_slot(peer, soonest.found as u8 - 1);
     let Some(path) = PATHS_MAP.get(slot) else { return Striped::NOWHERE.0 };
     let len = len + overhead(path);
-    let verdict = pacing::ask_bond(peer, rate, soonest.free_ns, len, tos & u32::from(ECN_MASK) != 0);
+    let is_capable = tos & u32::from(ECN_MASK) != 0;
+    let verdict = pacing::ask_bond(peer, rate, soonest.free_ns, (len, held_us(peer, hold)), is_capable);
     if matches!(verdict, Verdict::Drop) {
         return Striped::new(verdict, &soonest, 0).0;
     }
