@@ -65,10 +65,11 @@ impl Pace {
     }
 
     /// The same for packets that are held at their destination, so many microseconds: round trips are longer by that.
+    #[must_use]
     #[inline(always)]
     pub const fn held(self, held_us: u32) -> Self {
-        let held_ns = if held_us < MAX_HELD_US { held_us } else { MAX_HELD_US } as u64 * 1000;
-        Self { interval_ns: INTERVAL_NS + held_ns, ..self }
+        let longer_us = if held_us < MAX_HELD_US { held_us } else { MAX_HELD_US };
+        Self { interval_ns: INTERVAL_NS + longer_us as u64 * 1000, ..self }
     }
 }
 

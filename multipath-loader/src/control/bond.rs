@@ -27,7 +27,7 @@ const UNLIMITED_KBPS: u32 = 10_000_000;
 /// How fast a rate that is not filled becomes what is; longer than what is sent takes to be seen to arrive.
 const APPROACH: Duration = Duration::from_secs(2);
 /// In what time an estimate that is filled doubles, about.
-const GROWTH: Duration = Duration::from_secs(8);
+const GROWTH: Duration = Duration::from_secs(20);
 /// A path that is slower than the others by more than this, microseconds,
 const FAR_US: u32 = 250_000;
 /// is taken when the farther ones carry so many parts per thousand of what the nearer ones do.
@@ -459,13 +459,13 @@ mod tests {
         let mut candidates = [path(0, 0, 3), path(1, 0, 20)].map(|path| Candidate { estimate_kbps: 8_000, ..path });
         let plan = run(&mut controller, 13..20, &candidates);
         assert_eq!(plan.members.map(|member| member.rate_kbps)[..2], [8_000, 8_000]);
-        for tick in 20..45 {
+        for tick in 20..70 {
             candidates[1].delivered_kbps = controller.plan().members[1].rate_kbps;
             controller.update(TICK * tick, &candidates, 20_000);
         }
         let [unused, filled] = [0, 1].map(|id| controller.plan().members[id].rate_kbps);
         assert_eq!(unused, 8_000);
-        assert!((9_500..11_000).contains(&filled), "{filled}");
+        assert!((9_000..11_000).contains(&filled), "{filled}");
     }
 
     #[test]
