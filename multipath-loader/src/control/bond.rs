@@ -37,7 +37,7 @@ const SLOWER_US: u32 = 10_000;
 /// for so many parts per thousand.
 const GAIN: u64 = 110;
 /// A path that loses more, parts per million, is left out
-const LOSSY_PPM: u32 = 30_000;
+const LOSSY_PPM: u32 = 40_000;
 /// when others lose less than this.
 const CLEAN_PPM: u32 = 10_000;
 /// A path that was left out must be so many parts per hundred better than one that is used.
