@@ -132,6 +132,8 @@ struct Decision {
 #[derive(Clone, Debug)]
 pub struct BondController {
     decisions: [Decision; MAX_PATHS],
+    /// Bit n is set when path n could be chosen at the last look.
+    offered: u32,
     plan: Plan,
     chosen_at: Duration,
     settled_at: Duration,
@@ -148,6 +150,7 @@ impl BondController {
         };
         Self {
             decisions: std::array::from_fn(decision),
+            offered: bond.members,
             plan: Plan { bond: *bond, members: *members, announced: bond.members },
             chosen_at: now,
             settled_at: now + SETTLING,
@@ -246,6 +249,12 @@ impl BondController {
                 continue;
             };
             decision.level_kbps = level(decision.level_kbps, candidate, elapsed);
+        }
+        let offered =
+            measured(candidates).fold(0, |set, candidate| set | u32::from(candidate.need_us > 0) << slot(candidate));
+        // What one path is worth depends on the others: where one has come or gone, all is decided anew.
+        if std::mem::replace(&mut self.offered, offered) != offered {
+            self.decisions.iter_mut().for_each(|decision| decision.is_known = false);
         }
         let paying = self.paying(candidates);
         for candidate in measured(candidates).filter(|candidate| candidate.need_us > 0) {
@@ -466,6 +475,15 @@ mod tests {
         let [unused, filled] = [0, 1].map(|id| controller.plan().members[id].rate_kbps);
         assert_eq!(unused, 8_000);
         assert!((9_000..11_000).contains(&filled), "{filled}");
+    }
+
+    #[test]
+    fn a_path_that_comes_makes_others_superfluous_at_once() {
+        let mut controller = new();
+        let far = path(1, 10_000, 310);
+        let gone = Candidate { is_usable: false, ..path(0, 10_000, 3) };
+        assert_eq!(run(&mut controller, 0..50, &[gone, far]).announced, 0b10);
+        assert_eq!(run(&mut controller, 50..51, &[path(0, 10_000, 3), far]).announced, 0b01);
     }
 
     #[test]

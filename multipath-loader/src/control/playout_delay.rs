@@ -40,8 +40,10 @@ const JITTER_LOOKS: f64 = 128.0;
 
 /// What was needed for so long no more is let go.
 const LOWER_AFTER: Duration = Duration::from_secs(2);
+/// The same while there are no packets to be delivered by time.
+const LOWER_UNUSED_AFTER: Duration = Duration::from_millis(500);
 /// No packet to be delivered by time for so long: nobody notices a step.
-const UNUSED_AFTER: Duration = Duration::from_secs(2);
+const UNUSED_AFTER: Duration = Duration::from_secs(1);
 /// How fast the spread shrinks while it is used, microseconds per second: no congestion control takes that for news.
 const DESCENT_US: f64 = 4_000.0;
 /// A spread that is longer than needed by this, microseconds, or by an eighth, is clearly too long.
@@ -215,7 +217,7 @@ impl PlayoutDelay {
             return due_us;
         }
         let long_since = *self.long_since.get_or_insert(now);
-        if now < long_since + LOWER_AFTER {
+        if now < long_since + if is_used { LOWER_AFTER } else { LOWER_UNUSED_AFTER } {
             return due_us;
         }
         let (left_us, step_us) = (clearly_us / 4, (DESCENT_US * elapsed.as_secs_f64()) as i32);
@@ -312,8 +314,8 @@ mod tests {
         let mut delay = new();
         let at = |tick: u32| vec![Transit { is_used: false, ..path(0, 77, if tick < 100 { 200_000 } else { 10_000 }) }];
         let spreads = spreads(&run(&mut delay, 50..210, at));
-        assert_eq!((spreads[100], spreads[149]), (200_000, 200_000));
-        assert_eq!(spreads[159], 11_000);
+        assert_eq!((spreads[60], spreads[74]), (200_000, 200_000));
+        assert_eq!(spreads[84], 11_000);
     }
 
     #[test]
