@@ -580,7 +580,7 @@ mod tests {
             if need_us > 200_000 {
                 !is_known(&paths) || gain < 1.375 - 1e-4
             } else {
-                cost_us > 8_000 && is_known(farther) && gain < 0.125 - 1e-4
+                cost_us > 8_000 && is_known(farther) && gain < 0.1375 - 1e-4
             }
         }) {
             paths.truncate(first);
