@@ -3,7 +3,7 @@
 use std::{collections::HashMap, thread, time::Duration};
 
 use anyhow::{Context, Result, ensure};
-use multipath_common::control::{PROBE, REPLY};
+use multipath_common::control::{PROBE, REPLY, REPLY_LEN};
 use multipath_loader::observe::DirectionStatus;
 use multipath_tests::{
     Family, LinkSpec, Shape, TunnelConfig,
@@ -27,9 +27,16 @@ const MESSAGE: usize = 14 + 20 + 8 + 20;
 /// Type of a control message in the wire format.
 const CONTROL: u8 = 5;
 
-/// A probe or an answer that passed an interface: its kind, and the sequence that belongs to the prober's probes.
+/// Bytes of the tag behind the message.
+const TAG: usize = 16;
+
+/// A probe or an answer that passed an interface: its kind, and the sequence that belongs to the prober's probes. Not those
+/// of a train, which are longer and wait for one another.
 fn message(frame: &Captured) -> Option<(u8, u32)> {
     let bytes = &frame.bytes;
+    if bytes.len() > MESSAGE + REPLY_LEN + TAG {
+        return None;
+    }
     let is_control = bytes.get(36..38)? == LISTEN_PORT.to_be_bytes() && *bytes.get(42)? == CONTROL;
     let sequence = bytes.get(MESSAGE + 4..MESSAGE + 8)?.try_into().ok()?;
     is_control.then_some((*bytes.get(MESSAGE)?, u32::from_le_bytes(sequence)))
