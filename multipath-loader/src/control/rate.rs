@@ -469,9 +469,11 @@ impl RateController {
     }
 
     fn judge_loss(&mut self, trial: Trial, now_us: i64) {
-        let transfer = self.history.overdue(trial.since_us);
-        let loss = transfer.map_or(0, Transfer::lost_thousandths);
-        if loss > (self.usual_loss + LOSS / 2).max(trial.loss / 4) {
+        // Few packets that came tell nothing: chance may have spared them.
+        let told = self.history.overdue(trial.since_us).filter(|transfer| transfer.sent > LOSS_SLACK);
+        let Some(loss) = told.map(Transfer::lost_thousandths) else { return self.fail(trial, now_us) };
+        // A lower rate ends what a full buffer loses. What is lost at random becomes less by chance, but seldom by half.
+        if loss * 2 > trial.loss || loss > (self.usual_loss + LOSS / 2).max(trial.loss / 4) {
             self.usual_loss = loss;
             self.fail(trial, now_us);
         } else {
