@@ -9,7 +9,7 @@ use multipath_tests::{
 };
 
 use crate::{
-    scene::{BACK_WITHIN, LEFT_WITHIN, PATIENCE, Scene, attempts, check_whole, delayed, prefer, until, until_used},
+    scene::{BACK_WITHIN, LEFT_WITHIN, Scene, attempts, check_whole, delayed, prefer, until, until_used},
     status::{dropped, path},
 };
 
@@ -199,7 +199,7 @@ fn a_short_silence_costs_nothing() -> Result<()> {
     println!("{copies} second copies");
     ensure!(copies > 0, "no packet went twice");
     // The last silence may have been long enough for leaving it.
-    until_used(scene.a(), "b/up0", true, PATIENCE)?;
+    until_used(scene.a(), "b/up0", true, BACK_WITHIN)?;
     scene.close()
 }
 

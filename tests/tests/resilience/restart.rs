@@ -87,10 +87,16 @@ fn not_one_packet_is_lost_while_daemons_die_and_come_back() -> Result<()> {
     step("ended by SIGTERM and started");
     assert_whole(&running.stop()?);
     for gateway in [&topology.a, &topology.b] {
-        // The kernel's own multicast on the device has no peer; everything else does. Probes may come, to be answered,
-        // before the daemon has taken up the first session or the path that they are to be answered by.
+        // The kernel's own multicast on the device has no peer; everything else does. A probe may come, to be answered,
+        // before the daemon has taken up the first session; and long ones, of trains, before the path by which they are to be
+        // answered. The stream's packets are short.
         let drops = status(gateway)?.drops;
-        assert!(drops.iter().all(|drop| ["no_peer", "no_session", "no_path"].contains(&drop.reason)), "{drops:?}");
+        let is_known = |reason: &str, length: u64| match reason {
+            "no_peer" | "no_session" => true,
+            "no_path" => length > 1000,
+            _ => false,
+        };
+        assert!(drops.iter().all(|drop| is_known(drop.reason, drop.bytes / drop.packets.max(1))), "{drops:?}");
     }
     close(topology)
 }
