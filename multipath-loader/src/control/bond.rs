@@ -18,7 +18,10 @@ use multipath_common::{
     maps::MAX_PATHS,
 };
 
-use super::transit_floor::{later_by, least};
+use super::{
+    demand::Demand,
+    transit_floor::{later_by, least},
+};
 
 /// Rate that a path begins with whose limit is unknown, kbit/s.
 const FIRST_KBPS: u32 = 1_000;
@@ -45,6 +48,8 @@ const BETTER: u64 = 125;
 /// For so long a reason to use a path or to leave it must hold.
 const HYSTERESIS: Duration = Duration::from_secs(2);
 
+/// Paths that lose more than this, parts per million, need another one of the bond for repairs.
+const REPAIRED_PPM: u32 = 200;
 /// From this loss on packets go by others first, and small ones by two paths; parts per million.
 const SOME_LOSS_PPM: u32 = 2_000;
 /// Below this they do not any more.
@@ -56,7 +61,7 @@ const PENALTY_US: u32 = 10_000;
 const UNCOVERED_US: u32 = 5_000;
 
 /// A hold that is larger than necessary by less than this stays.
-const HOLD_SLACK: u32 = 6;
+pub const HOLD_SLACK: u32 = 6;
 /// Changes below an eighth and this are not worth a write: microseconds,
 const SMALL_US: u32 = 1_000;
 /// parts per million,
@@ -83,6 +88,8 @@ pub struct Candidate {
     pub estimate_kbps: u32,
     /// What has arrived lately, kbit/s.
     pub delivered_kbps: u32,
+    /// What was sent by it since the beginning, bytes; what went by another one as well counts half.
+    pub sent_bytes: u64,
     /// Packets that it loses, parts per million.
     pub loss_ppm: u32,
     /// Packets that it may lose, as far as few packets can say: whoever has room repairs that. Parts per million.
@@ -126,6 +133,8 @@ struct Decision {
     doubted_since: Option<Duration>,
     /// The most that it is striped by while its limit is unknown, kbit/s.
     level_kbps: u32,
+    /// The nearer ones carry all that is sent.
+    is_superfluous: bool,
 }
 
 /// The bond with one peer.
@@ -134,6 +143,7 @@ pub struct BondController {
     decisions: [Decision; MAX_PATHS],
     /// Bit n is set when path n could be chosen at the last look.
     offered: u32,
+    demand: Demand,
     plan: Plan,
     chosen_at: Duration,
     settled_at: Duration,
@@ -151,6 +161,7 @@ impl BondController {
         Self {
             decisions: std::array::from_fn(decision),
             offered: bond.members,
+            demand: Demand::default(),
             plan: Plan { bond: *bond, members: *members, announced: bond.members },
             chosen_at: now,
             settled_at: now + SETTLING,
@@ -254,8 +265,12 @@ impl BondController {
             measured(candidates).fold(0, |set, candidate| set | u32::from(candidate.need_us > 0) << slot(candidate));
         // What one path is worth depends on the others: where one has come or gone, all is decided anew.
         if std::mem::replace(&mut self.offered, offered) != offered {
-            self.decisions.iter_mut().for_each(|decision| decision.is_known = false);
+            self.decisions.iter_mut().for_each(|decision| {
+                (decision.is_known, decision.is_superfluous) = (false, false);
+            });
+            self.demand.forget();
         }
+        self.demand.count(now, candidates.iter().map(|candidate| candidate.sent_bytes).sum());
         let paying = self.paying(candidates);
         for candidate in measured(candidates).filter(|candidate| candidate.need_us > 0) {
             let decision = &mut self.decisions[slot(candidate)];
@@ -271,8 +286,9 @@ impl BondController {
     }
 
     /// Bit n is set when path n brings more than it costs.
-    fn paying(&self, candidates: &[Candidate]) -> u32 {
-        let is_in = |candidate: &Candidate| self.decisions[slot(candidate)].is_wanted;
+    fn paying(&mut self, candidates: &[Candidate]) -> u32 {
+        let wanted = self.decisions.map(|decision| decision.is_wanted);
+        let is_in = |candidate: &Candidate| wanted[slot(candidate)];
         let mut paths: Vec<&Candidate> = measured(candidates).filter(|candidate| candidate.need_us > 0).collect();
         let has_clean = paths.iter().any(|path| path.loss_ppm < CLEAN_PPM);
         paths.retain(|path| !has_clean || path.loss_ppm <= easier(LOSSY_PPM, is_in(path)));
@@ -286,15 +302,21 @@ impl BondController {
                 |paths: &[&Candidate]| paths.iter().all(|path| path.limit_kbps > 0 || path.estimate_kbps > 0);
             let rate = |paths: &[&Candidate]| paths.iter().map(|path| u64::from(self.rate_kbps(path))).sum::<u64>();
             let gain = rate(farther) * 1000 * if is_in { BETTER } else { 100 } / BETTER;
+            let can_repair = nearer.len() > 1 || nearer[0].likely_loss_ppm < REPAIRED_PPM;
+            let was_superfluous = self.decisions[slot(farther[0])].is_superfluous;
+            let is_superfluous = is_slower && can_repair && self.demand.is_met_by(rate(nearer), was_superfluous);
             let is_paying = match () {
+                () if is_superfluous => false,
                 () if is_far => is_known(&paths) && gain >= rate(nearer) * FAR_GAIN,
                 // Nobody knows what a path adds whose limit is unknown: it is tried.
                 () if is_slower => !is_known(farther) || gain >= rate(nearer) * GAIN,
                 () => true,
             };
+            let id = slot(farther[0]);
             if !is_paying {
                 paths.truncate(first);
             }
+            self.decisions[id].is_superfluous = is_superfluous;
         }
         paths.iter().fold(0, |set, path| set | 1 << slot(path))
     }
@@ -372,6 +394,7 @@ mod tests {
             limit_kbps,
             estimate_kbps: 0,
             delivered_kbps: 0,
+            sent_bytes: 0,
             loss_ppm: 0,
             likely_loss_ppm: 0,
             base_us: Some(0_u32.wrapping_sub(7_000).wrapping_add(need_ms * 1000)),
@@ -500,6 +523,40 @@ mod tests {
         let failed = [good[0], Candidate { is_usable: false, ..good[1] }];
         assert_eq!(run(&mut controller, 110..111, &failed).bond.members, 0b01);
         assert_eq!(run(&mut controller, 111..114, &good).bond.members, 0b11);
+    }
+
+    /// What is announced after each second in which so many kbit/s were sent.
+    fn announced(candidates: &[Candidate], kbps: &[u32]) -> Vec<u32> {
+        let (mut controller, mut candidates) = (new(), candidates.to_vec());
+        let mut now = SETTLING;
+        let mut second = |kbps: &u32| {
+            for _ in 0..10 {
+                now += Duration::from_millis(100);
+                candidates[0].sent_bytes += u64::from(*kbps) * 100 / 8;
+                let spread_us = spread(&candidates, controller.plan().announced);
+                controller.update(now, &candidates, spread_us);
+            }
+            controller.plan().announced
+        };
+        kbps.iter().map(&mut second).collect()
+    }
+
+    #[test]
+    fn what_the_nearer_paths_carry_alone_is_theirs() {
+        let paths = [path(0, 8_000, 3), path(1, 10_000, 9), path(2, 5_000, 90)];
+        let mut seconds = vec![13_000; 12];
+        assert_eq!(announced(&paths, &seconds)[0], 0b111);
+        assert_eq!(announced(&paths, &seconds)[11], 0b011);
+        assert_eq!(announced(&paths, &[17_000; 12])[11], 0b111, "they are full");
+        seconds.extend([17_000; 12]);
+        assert_eq!(announced(&paths, &seconds)[23], 0b111, "they have become full");
+        seconds.extend([13_000; 12]);
+        assert_eq!(announced(&paths, &seconds)[35], 0b011);
+        seconds.extend([100; 12]);
+        assert_eq!(announced(&paths, &seconds)[47], 0b111, "idle, for whatever comes next");
+        let lossy = Candidate { likely_loss_ppm: 5_000, ..path(0, 10_000, 3) };
+        assert_eq!(announced(&[lossy, path(1, 10_000, 50)], &[3_000; 12])[11], 0b11, "for repairs");
+        assert_eq!(announced(&[path(0, 10_000, 3), path(1, 10_000, 50)], &[3_000; 12])[11], 0b01);
     }
 
     #[test]

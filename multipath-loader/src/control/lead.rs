@@ -20,6 +20,8 @@ use std::time::Duration;
 
 use multipath_common::classes::FULL_HOLD;
 
+use super::bond::HOLD_SLACK;
+
 #[cfg(test)]
 mod senders;
 
@@ -116,8 +118,10 @@ pub struct Lead {
     /// Until when it must not come to this hold, and how long it was kept from one last.
     banned: Option<(u32, Duration)>,
     ban: Duration,
-    /// Bytes that the flow had sent when it was first held fully.
-    full_since: Option<u64>,
+    /// It uses all members,
+    is_settled: bool,
+    /// and how many bytes it had sent when it first did.
+    settled_since: Option<u64>,
 }
 
 /// Milliseconds.
@@ -142,7 +146,8 @@ impl Lead {
             queue: 0.0,
             banned: None,
             ban: Duration::ZERO,
-            full_since: None,
+            is_settled: false,
+            settled_since: None,
         }
     }
 
@@ -153,19 +158,20 @@ impl Lead {
 
     /// Whether it is held so long that it uses all paths.
     pub const fn is_settled(&self) -> bool {
-        self.hold == FULL_HOLD
+        self.is_settled
     }
 
-    /// Whether a flow that has sent so many bytes has carried enough, fully held, that others to where it goes had better
+    /// Whether a flow that has sent so many bytes has carried enough by all members that others to where it goes had better
     /// be so from the beginning.
     pub fn is_proven(&self, bytes: u64) -> bool {
-        self.full_since.is_some_and(|since| bytes.saturating_sub(since) >= PROVEN_BYTES)
+        self.settled_since.is_some_and(|since| bytes.saturating_sub(since) >= PROVEN_BYTES)
     }
 
     /// Looks at the bond; the flow has sent so many bytes. Returns the hold.
     pub fn look(&mut self, look: &Look, bytes: u64) -> u32 {
+        self.is_settled = false;
         self.hold = self.decide(look);
-        self.full_since = if self.hold == FULL_HOLD { self.full_since.or(Some(bytes)) } else { None };
+        self.settled_since = if self.is_settled { self.settled_since.or(Some(bytes)) } else { None };
         self.hold
     }
 
@@ -175,6 +181,7 @@ impl Lead {
         let spread = ms(look.spread);
         let Some(furthest) = look.members.iter().map(|member| member.hold).max() else { return self.hold };
         if spread < UNNOTICED {
+            self.is_settled = true;
             return FULL_HOLD;
         }
         let usable = || look.members.iter().filter(|member| member.hold <= self.hold);
@@ -193,7 +200,7 @@ impl Lead {
             // Everything begins anew, and from what is written: D may be another one too.
             (self.held, self.speed, self.gathered) = (held(self.hold, spread), 0.0, (0, 0.0));
             (self.load, self.lasting_load, self.paused_at) = (1.0, 1.0, None);
-            return if level == furthest { FULL_HOLD } else { self.hold };
+            return if level == furthest { self.settle(furthest) } else { self.hold };
         }
         self.sample(look.now, sent.saturating_sub(before.2), f64::from(kbps), elapsed);
         if self.paused_at.is_some_and(|since| look.now.saturating_sub(since) <= LONGEST_PAUSE) {
@@ -204,13 +211,20 @@ impl Lead {
         if self.lasting_load * f64::from(kbps) < IDLE * nearer {
             self.ban(look.now, level);
         } else if level == furthest {
-            return FULL_HOLD;
+            return self.settle(furthest);
         } else {
             self.move_on(standing, elapsed, ms(look.round_trip), floor);
         }
         let most = self.most(look, spread);
         self.held = self.held.clamp(0.0, most);
         covering(self.held, spread)
+    }
+
+    /// The hold for all members. Not the whole of D: it may be longer because a farther path is about to become one.
+    fn settle(&mut self, furthest: u32) -> u32 {
+        self.is_settled = true;
+        // What covers the furthest changes a little.
+        (furthest + HOLD_SLACK).min(FULL_HOLD)
     }
 
     /// The longest hold now, milliseconds.

@@ -4,6 +4,7 @@ pub mod bond;
 pub mod clock_offset;
 pub mod damping;
 pub mod delivery;
+pub mod demand;
 pub mod health;
 pub mod lead;
 pub mod losses;

@@ -46,6 +46,11 @@ const LOWER_UNUSED_AFTER: Duration = Duration::from_millis(500);
 const UNUSED_AFTER: Duration = Duration::from_secs(1);
 /// How fast the spread shrinks while it is used, microseconds per second: no congestion control takes that for news.
 const DESCENT_US: f64 = 4_000.0;
+/// The same when the peer has left a path out: there is no reason to wait for it soon. Packets come faster by so many
+/// parts in a million, which is less than their rate varies by.
+const WITHDRAWAL_US: f64 = 50_000.0;
+/// How fast it grows for a path by which no packets come yet: the peer waits for that, and nobody else has to.
+const ASCENT_US: f64 = 50_000.0;
 /// A spread that is longer than needed by this, microseconds, or by an eighth, is clearly too long.
 const CLEARLY_US: i32 = 4_000;
 /// Due times that move by more than this, microseconds, are those of another clock.
@@ -144,6 +149,15 @@ impl PathTransit {
     }
 }
 
+/// How much longer than by the nearest path packets take, microseconds.
+#[derive(Clone, Copy, Default)]
+struct Longest {
+    /// By the slowest member.
+    us: u32,
+    /// By the slowest one that packets come by already; they would be late.
+    urgent_us: u32,
+}
+
 /// When packets of a peer are due.
 #[derive(Clone, Debug)]
 pub struct PlayoutDelay {
@@ -154,6 +168,10 @@ pub struct PlayoutDelay {
     /// Since when it has been clearly longer than needed.
     long_since: Option<Duration>,
     is_shrinking: bool,
+    /// Bit n is set when path n was a member at the last look.
+    members: u32,
+    /// One was withdrawn since the spread was last as long as needed.
+    is_withdrawn: bool,
     updated_at: Duration,
     settled_at: Duration,
 }
@@ -166,6 +184,8 @@ impl PlayoutDelay {
             due_us: (left.spread_us > 0).then(|| left.near_us.wrapping_add(left.spread_us)),
             long_since: None,
             is_shrinking: false,
+            members: 0,
+            is_withdrawn: false,
             updated_at: now,
             settled_at: now + SETTLING,
         }
@@ -177,20 +197,25 @@ impl PlayoutDelay {
     pub fn update(&mut self, now: Duration, paths: &[Transit], fixed: Option<Duration>) -> Option<Playout> {
         let elapsed = now.saturating_sub(std::mem::replace(&mut self.updated_at, now));
         let near_us = least(paths.iter().map(|path| path.base_us)).filter(|_| now >= self.settled_at)?;
-        let mut need_us = [0; MAX_PATHS];
-        let mut longest_us = 0;
+        let is_used = paths.iter().any(|path| path.is_used);
+        let (mut need_us, mut members) = ([0; MAX_PATHS], 0);
+        let mut longest = Longest::default();
         for path in paths {
             let behind_us = later_by(path.base_us, near_us).clamp(0, JUMP_US).cast_unsigned();
             let need = &mut need_us[usize::from(path.id) % MAX_PATHS];
             *need = behind_us + path.extra_us;
             if path.is_member {
-                longest_us = longest_us.max((*need).min(MAX_SPREAD_US));
+                members |= 1 << (usize::from(path.id) % MAX_PATHS);
+                longest.us = longest.us.max((*need).min(MAX_SPREAD_US));
+                if path.is_used || !is_used {
+                    longest.urgent_us = longest.urgent_us.max((*need).min(MAX_SPREAD_US));
+                }
             }
         }
-        let is_used = paths.iter().any(|path| path.is_used);
+        self.is_withdrawn |= std::mem::replace(&mut self.members, members) & !members != 0;
         let due_us = match fixed {
             Some(fixed) => near_us.wrapping_add((fixed.as_micros() as u32).min(MAX_SPREAD_US)),
-            None => self.approach(now, elapsed, near_us, longest_us, is_used),
+            None => self.approach(now, elapsed, near_us, longest, is_used),
         };
         self.due_us = Some(due_us);
         let spread_us = later_by(due_us, near_us).cast_unsigned().min(MAX_SPREAD_US);
@@ -203,27 +228,30 @@ impl PlayoutDelay {
     }
 
     /// The time when packets are due, on its way to what is needed now.
-    fn approach(&mut self, now: Duration, elapsed: Duration, near_us: u32, longest_us: u32, is_used: bool) -> u32 {
-        let needed_us = near_us.wrapping_add(longest_us);
+    fn approach(&mut self, now: Duration, elapsed: Duration, near_us: u32, longest: Longest, is_used: bool) -> u32 {
+        let needed_us = near_us.wrapping_add(longest.us);
         let Some(due_us) = self.due_us else { return needed_us };
         let too_long_us = later_by(due_us, needed_us);
-        let clearly_us = CLEARLY_US.max(longest_us.cast_signed() / 8);
+        let clearly_us = CLEARLY_US.max(longest.us.cast_signed() / 8);
+        let step = |per_second: f64| (per_second * elapsed.as_secs_f64()) as i32;
         if too_long_us <= 0 || too_long_us > JUMP_US {
-            (self.long_since, self.is_shrinking) = (None, false);
-            return needed_us;
+            (self.long_since, self.is_shrinking, self.is_withdrawn) = (None, false, false);
+            let can_wait_us = longest.us.saturating_sub(longest.urgent_us).cast_signed();
+            let left_us = (-too_long_us - step(ASCENT_US)).min(can_wait_us).max(0);
+            return if too_long_us > JUMP_US { needed_us } else { needed_us.wrapping_sub(left_us.cast_unsigned()) };
         }
         if too_long_us <= clearly_us && !self.is_shrinking {
-            self.long_since = None;
+            (self.long_since, self.is_withdrawn) = (None, false);
             return due_us;
         }
         let long_since = *self.long_since.get_or_insert(now);
         if now < long_since + if is_used { LOWER_AFTER } else { LOWER_UNUSED_AFTER } {
             return due_us;
         }
-        let (left_us, step_us) = (clearly_us / 4, (DESCENT_US * elapsed.as_secs_f64()) as i32);
+        let (left_us, step_us) = (clearly_us / 4, step(if self.is_withdrawn { WITHDRAWAL_US } else { DESCENT_US }));
         self.is_shrinking = is_used && too_long_us > left_us + step_us;
         if !self.is_shrinking {
-            self.long_since = None;
+            (self.long_since, self.is_withdrawn) = (None, false);
         }
         let shorter_us = if self.is_shrinking { step_us } else { (too_long_us - left_us).max(0) };
         due_us.wrapping_sub(shorter_us.cast_unsigned())
@@ -307,6 +335,28 @@ mod tests {
         let per_second: Vec<u32> = spreads[310..].windows(50).map(|second| second[0] - second[49]).collect();
         assert!(per_second.iter().all(|step| *step < 5_000), "{per_second:?}");
         assert!((11_000..11_500).contains(&spreads[999]), "{}", spreads[999]);
+    }
+
+    #[test]
+    fn a_path_that_is_left_out_or_taken_up_moves_it_evenly() {
+        let mut delay = new();
+        let at = |tick: u32| {
+            let is_member = !(200..600).contains(&tick);
+            vec![path(0, 77, 10_000), Transit { is_member, is_used: is_member && tick < 800, ..path(1, 77, 110_000) }]
+        };
+        let spreads = spreads(&run(&mut delay, 0..800, at));
+        assert_eq!((spreads[199], spreads[299]), (110_000, 110_000));
+        let steps: Vec<i64> = spreads.windows(2).map(|tick| i64::from(tick[1]) - i64::from(tick[0])).collect();
+        assert!(steps[300..395].iter().all(|step| *step == -1_000), "{steps:?}");
+        assert_eq!(spreads[450], 11_000);
+        // What comes by it at once is waited for at once.
+        assert_eq!(spreads[600], 110_000);
+        let waits = |tick: u32| match tick {
+            ..100 => vec![path(0, 77, 10_000)],
+            _ => vec![path(0, 77, 10_000), Transit { is_used: false, ..path(1, 77, 110_000) }],
+        };
+        let spreads = self::spreads(&run(&mut new(), 0..300, waits));
+        assert_eq!((spreads[99], spreads[100], spreads[149], spreads[250]), (10_000, 11_000, 60_000, 110_000));
     }
 
     #[test]
@@ -419,12 +469,14 @@ mod tests {
 
     proptest! {
         /// Whatever the paths do: fully held packets are held for as long as every member needs, and while packets come,
-        /// the time when they are due goes back by less than 5 ms in a second.
+        /// the time when they are due goes back by less than 5 ms in a second, by 55 when a member was withdrawn.
         #[test]
         fn nothing_is_late_and_nothing_jumps(offset: u32, looks in prop::collection::vec((paths(), 1..500u64), 1..60)) {
             let mut delay = new();
-            let (mut now, mut before) = (SETTLING, None);
+            let (mut now, mut before, mut members, mut is_withdrawn) = (SETTLING, None, 0, false);
             for (mut paths, millis) in looks {
+                let members_now = paths.iter().fold(0, |set, path| set | u32::from(path.is_member) << path.id);
+                is_withdrawn |= std::mem::replace(&mut members, members_now) & !members_now != 0;
                 let elapsed = Duration::from_millis(millis);
                 now += elapsed;
                 for path in &mut paths {
@@ -442,7 +494,8 @@ mod tests {
                 }
                 if let Some(before) = before.filter(|_| !paths.is_empty()) {
                     let back_us = later_by(before, due_us);
-                    prop_assert!(back_us <= 2 * SMALL_US + 5 * millis as i32, "{back_us} in {elapsed:?}");
+                    let most = if is_withdrawn { 55 } else { 5 };
+                    prop_assert!(back_us <= 2 * SMALL_US + most * millis as i32, "{back_us} in {elapsed:?}");
                 }
                 before = (playout.spread_us > 0).then_some(due_us);
             }

@@ -8,7 +8,6 @@ use bytemuck::bytes_of;
 use multipath_common::{
     maps::{MAX_PATHS, path_slot},
     playout::MAX_SPREAD_US,
-    quality::Arrivals,
 };
 
 use super::{Daemon, ManagedPath, health::has_way};
@@ -16,7 +15,7 @@ use crate::{
     config::Config,
     control::{
         bond::{BondController, Candidate, Plan},
-        monitor::Answer,
+        monitor::{Answer, Counters},
         playout_delay::{PathTransit, PlayoutDelay, Transit},
         transit_floor::TransitFloor,
         weights::configured_rate,
@@ -36,6 +35,8 @@ pub(super) struct PathBonding {
     arriving: PathTransit,
     /// How packets leave by it.
     leaving: TransitFloor,
+    /// Bytes that left by it so far; those that left by another one as well count half.
+    sent_bytes: u64,
     /// How much longer than by the nearest path packets take by it, as the peer has said last, microseconds.
     need_us: u32,
     /// Whether the peer uses it, or is about to.
@@ -44,9 +45,10 @@ pub(super) struct PathBonding {
 
 impl PathBonding {
     /// Takes into account what has come by the path so far.
-    pub(super) fn look(&mut self, now: Duration, arrivals: &Arrivals) {
-        self.arriving.look(now, arrivals);
-        self.peer_is_member = arrivals.peer_is_member != 0;
+    pub(super) fn look(&mut self, now: Duration, counters: &Counters) {
+        self.arriving.look(now, &counters.arrivals);
+        self.sent_bytes = counters.sent_bytes.alone + counters.sent_bytes.doubled / 2;
+        self.peer_is_member = counters.arrivals.peer_is_member != 0;
     }
 
     /// Whether packets that are delivered by time have come by it lately.
@@ -186,6 +188,7 @@ impl ManagedPath {
             limit_kbps: limits.into_iter().find(|limit| *limit != 0).unwrap_or_default(),
             estimate_kbps: self.trains.estimate_kbps(),
             delivered_kbps: self.rate.recently_delivered_kbps(),
+            sent_bytes: self.bonding.sent_bytes,
             loss_ppm: self.monitor.loss_out_ppm(now),
             likely_loss_ppm: self.monitor.likely_loss_out_ppm(now),
             base_us: self.bonding.leaving.get(now),

@@ -186,7 +186,7 @@ impl ManagedPath {
             self.heard_at = now;
         }
         self.lengths.look(now, &stats.egress);
-        self.bonding.look(now, &counters.arrivals);
+        self.bonding.look(now, &counters);
         if let Some(probe) = self.monitor.poll(now, &counters) {
             frames.push(self.frame(probe));
         }
