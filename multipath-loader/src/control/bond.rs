@@ -39,6 +39,9 @@ const FAR_GAIN: u64 = 1_100;
 const SLOWER_US: u32 = 10_000;
 /// for so many parts per thousand.
 const GAIN: u64 = 110;
+/// One that is slower and adds fewer parts per thousand than this is for when the nearer ones are full. With more it is
+/// used always: a flow takes long to get used to another round trip.
+const LITTLE: u64 = 300;
 /// A path that loses more, parts per million, is left out
 const LOSSY_PPM: u32 = 40_000;
 /// when others lose less than this.
@@ -271,13 +274,16 @@ impl BondController {
             self.demand.forget();
         }
         self.demand.count(now, candidates.iter().map(|candidate| candidate.sent_bytes).sum());
+        let superfluous = self.decisions.map(|decision| decision.is_superfluous);
         let paying = self.paying(candidates);
         for candidate in measured(candidates).filter(|candidate| candidate.need_us > 0) {
             let decision = &mut self.decisions[slot(candidate)];
             let is_paying = paying >> slot(candidate) & 1 != 0;
+            // What is asked for has been looked at for a while.
+            let is_certain = !decision.is_known || decision.is_superfluous != superfluous[slot(candidate)];
             if is_paying == decision.is_wanted {
                 decision.doubted_since = None;
-            } else if !decision.is_known || now >= *decision.doubted_since.get_or_insert(now) + HYSTERESIS {
+            } else if is_certain || now >= *decision.doubted_since.get_or_insert(now) + HYSTERESIS {
                 decision.is_wanted = is_paying;
                 decision.doubted_since = None;
             }
@@ -304,7 +310,8 @@ impl BondController {
             let gain = rate(farther) * 1000 * if is_in { BETTER } else { 100 } / BETTER;
             let can_repair = nearer.len() > 1 || nearer[0].likely_loss_ppm < REPAIRED_PPM;
             let was_superfluous = self.decisions[slot(farther[0])].is_superfluous;
-            let is_superfluous = is_slower && can_repair && self.demand.is_met_by(rate(nearer), was_superfluous);
+            let is_dispensable = is_slower && can_repair && is_known(farther) && gain < rate(nearer) * LITTLE;
+            let is_superfluous = is_dispensable && self.demand.is_met_by(rate(nearer), was_superfluous);
             let is_paying = match () {
                 () if is_superfluous => false,
                 () if is_far => is_known(&paths) && gain >= rate(nearer) * FAR_GAIN,
@@ -555,8 +562,9 @@ mod tests {
         seconds.extend([100; 12]);
         assert_eq!(announced(&paths, &seconds)[47], 0b111, "idle, for whatever comes next");
         let lossy = Candidate { likely_loss_ppm: 5_000, ..path(0, 10_000, 3) };
-        assert_eq!(announced(&[lossy, path(1, 10_000, 50)], &[3_000; 12])[11], 0b11, "for repairs");
-        assert_eq!(announced(&[path(0, 10_000, 3), path(1, 10_000, 50)], &[3_000; 12])[11], 0b01);
+        assert_eq!(announced(&[lossy, path(1, 2_000, 50)], &[3_000; 12])[11], 0b11, "for repairs");
+        assert_eq!(announced(&[path(0, 10_000, 3), path(1, 2_000, 50)], &[3_000; 12])[11], 0b01);
+        assert_eq!(announced(&[path(0, 10_000, 3), path(1, 5_000, 50)], &[3_000; 12])[11], 0b11, "it is half as much");
     }
 
     #[test]

@@ -7,7 +7,7 @@
 use std::{collections::VecDeque, time::Duration};
 
 /// For so long it must have been the same: longer than a flow takes to begin, or stands still after a loss.
-const SPAN: Duration = Duration::from_secs(4);
+const SPAN: Duration = Duration::from_secs(3);
 /// The time that a rate is taken over.
 const WINDOW: Duration = Duration::from_secs(1);
 /// Counters are remembered so often.
@@ -17,7 +17,7 @@ const STEP: Duration = Duration::from_millis(250);
 const ENOUGH: u64 = 80;
 /// and is not any more when more than so many were.
 const FULL: u64 = 90;
-/// What is less than this, in parts per hundred, is no flow that paths are chosen for.
+/// Less than this in some second, in parts per hundred, is a flow that begins, or none that paths are chosen for.
 const IDLE: u64 = 10;
 
 /// Bytes sent by all paths, each packet counted once.
@@ -53,8 +53,8 @@ impl Demand {
     /// Whether paths that carry `kbps` together are enough. `was_enough`: whether they were, as far as was known.
     pub fn is_met_by(&self, kbps: u64, was_enough: bool) -> bool {
         let Some((least, most)) = self.range_kbps else { return was_enough };
-        let is_idle = most * 100 < kbps * IDLE;
-        !is_idle && if was_enough { least * 100 < kbps * FULL } else { most * 100 < kbps * ENOUGH }
+        let (least, most, idle) = (least * 100, most * 100, kbps * IDLE);
+        if was_enough { most >= idle && least < kbps * FULL } else { least >= idle && most < kbps * ENOUGH }
     }
 
     fn range(&self) -> (u64, u64) {
@@ -94,10 +94,11 @@ mod tests {
         let is_met = |phases: &[(u64, u64)]| after(phases).is_met_by(10_000, false);
         assert!(is_met(&[(7_500, 5)]));
         assert!(!is_met(&[(8_500, 5)]));
-        assert!(!is_met(&[(7_500, 3)]), "too short");
-        assert!(!is_met(&[(7_500, 3), (9_500, 1), (3_000, 2)]), "it was more a moment ago");
+        assert!(!is_met(&[(7_500, 2)]), "too short");
+        assert!(!is_met(&[(7_500, 3), (9_500, 1), (3_000, 1)]), "it was more a moment ago");
         assert!(is_met(&[(9_500, 5), (7_500, 6)]));
         assert!(!is_met(&[(500, 6)]), "next to nothing");
+        assert!(!is_met(&[(0, 6), (7_500, 2)]), "it begins");
         assert!(!is_met(&[]));
     }
 
@@ -106,7 +107,7 @@ mod tests {
         let is_met = |phases: &[(u64, u64)]| after(phases).is_met_by(10_000, true);
         assert!(is_met(&[(8_500, 5)]));
         assert!(!is_met(&[(9_500, 5)]));
-        assert!(is_met(&[(9_500, 5), (5_000, 1), (9_500, 2)]), "it was less a moment ago");
+        assert!(is_met(&[(9_500, 5), (5_000, 1), (9_500, 1)]), "it was less a moment ago");
         assert!(!is_met(&[(9_500, 5), (500, 6)]), "idle, for whatever comes next");
         assert!(is_met(&[(9_500, 2)]), "nobody knows yet");
     }
