@@ -62,7 +62,7 @@ impl Demand {
         let mut end = self.counts.iter();
         for (from, before) in &self.counts {
             let Some((to, after)) = end.find(|(to, _)| *to >= *from + WINDOW) else { break };
-            let kbps = (after - before) * 8 / (*to - *from).as_millis() as u64;
+            let kbps = (after - before) * 8 / to.saturating_sub(*from).as_millis() as u64;
             range = (range.0.min(kbps), range.1.max(kbps));
         }
         range

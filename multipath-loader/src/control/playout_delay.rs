@@ -104,7 +104,9 @@ impl PathTransit {
         if is_newer && arrivals.is_begun != 0 {
             self.floor.sample(now, arrivals.transit_us);
             self.looks = (self.looks + 1.0).min(JITTER_LOOKS);
-            self.jitter_us += (f64::from(arrivals.jitter_us()) - self.jitter_us) / self.looks;
+            // An average over sixteen packets that began with zero is too small by what has not come yet.
+            let part = 1.0 - (15.0_f64 / 16.0).powi(came.clamp(1, 1000) as i32);
+            self.jitter_us += (f64::from(arrivals.jitter_us()) / part - self.jitter_us) / self.looks;
         }
         let striped = self.striped.replace(arrivals.striped).map_or(0, |before| arrivals.striped.wrapping_sub(before));
         // A counter that began anew looks like one that ran backwards.
@@ -404,8 +406,13 @@ mod tests {
     /// Striped packets of a path: what is known of the path after some thousand of them.
     fn look(striped: u64, jitter_us: u32, above_us: u32) -> u32 {
         let mut transit = PathTransit::default();
-        let mut arrivals =
-            Arrivals { is_begun: 1, transit_us: 500, jitter_scaled_us: jitter_us * 16, ..Arrivals::zeroed() };
+        let mut arrivals = Arrivals {
+            is_begun: 1,
+            packets: 1000,
+            transit_us: 500,
+            jitter_scaled_us: jitter_us * 16,
+            ..Arrivals::zeroed()
+        };
         for tick in 0..200u32 {
             arrivals.packets += 10;
             if tick >= 100 {

@@ -4,7 +4,7 @@ use std::{thread, time::Duration};
 
 use anyhow::{Result, ensure};
 
-use crate::scene::{AGGREGATE, PATIENCE, Scene, attempts, paths, peer, until};
+use crate::scene::{AGGREGATE, PATIENCE, Scene, attempts, paths, peer, status, until};
 
 /// Packets a second and their bytes of UDP payload: 1292 bytes each on a link, so three quarters of two links of 10 Mbit/s.
 const PACE: u32 = 1450;
@@ -64,7 +64,7 @@ fn the_delay_follows_the_links() -> Result<()> {
     })
 }
 
-/// What the file says, packets are held for, and no longer.
+/// What the file says, packets are held for, and no longer: by the kernel where it can, else by the daemon.
 #[test]
 fn a_delay_that_is_configured() -> Result<()> {
     attempts(|| {
@@ -73,7 +73,14 @@ fn a_delay_that_is_configured() -> Result<()> {
         })?;
         let report =
             scene.stream(AGGREGATE, 200, SIZE, Duration::from_secs(3)).run(scene.topology.ha(), scene.topology.hb())?;
-        println!("delay {:.1} to {:.1} ms, reordered {}", report.delay.min, report.delay.p99, report.reordered);
+        let held_by = status(scene.b())?.held_by;
+        println!(
+            "held by {held_by}: delay {:.1} to {:.1} ms, reordered {}",
+            report.delay.min, report.delay.p99, report.reordered
+        );
+        let fq = scene.topology.hb().output(&["tc", "qdisc", "replace", "dev", "lo", "root", "fq"], PATIENCE)?;
+        let expected = if fq.success().is_ok() { "fq" } else { "daemon" };
+        ensure!(held_by == expected, "held by {held_by}, not by {expected}");
         // Beyond the nearest path's 10 ms.
         ensure!((125.0..150.0).contains(&report.delay.median), "{:?}", report.delay);
         ensure!(report.lost == 0 && report.reordered == 0, "{} lost, {} reordered", report.lost, report.reordered);

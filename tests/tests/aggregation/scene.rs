@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use multipath_loader::{
     dataplane::{Maps, Pins},
-    observe::{ClassStatus, PathStatus, PeerStatus, classes, collect},
+    observe::{ClassStatus, PathStatus, PeerStatus, TunnelStatus, classes, collect},
 };
 use multipath_tests::{
     Daemon, End, Gateway, Namespace, Profile, Topology, TunnelConfig,
@@ -232,7 +232,12 @@ pub fn paths(gateway: &Gateway) -> Result<Vec<PathStatus>> {
 
 /// What a gateway says of the other one.
 pub fn peer(gateway: &Gateway) -> Result<PeerStatus> {
-    collect(&Pins::new(gateway.bpffs(), "mp0"))?.peers.pop().context("there is no peer")
+    status(gateway)?.peers.pop().context("there is no peer")
+}
+
+/// What a gateway says of its tunnel.
+pub fn status(gateway: &Gateway) -> Result<TunnelStatus> {
+    collect(&Pins::new(gateway.bpffs(), "mp0"))
 }
 
 /// The rules of a gateway, and what each has caught.
