@@ -20,9 +20,9 @@ use multipath_common::{
 use super::transit_floor::{TransitFloor, later_by, least};
 
 /// What the need is guessed to be in jitters (the mean difference of two packets, RFC 3550 section 6.4.1),
-const GUESS_JITTERS: f64 = 4.5;
+const GUESS_JITTERS: f64 = 6.0;
 /// and beyond that, microseconds. Normally distributed delays need five: the least of some hundred lies 3 deviations below
-/// the mean, 99.5 % of them 2.6 above it. A guess that is too short is dearer than one that is too long: a delay that
+/// the mean, 99.5 % of them 2.6 above it; but the least is not known at first, and jitter by a few packets only. A guess that is too short is dearer than one that is too long: a delay that
 /// grows while a flow begins looks like a queue, and ends the slow start of whoever watches for that (RFC 9406).
 const GUESS_US: f64 = 2_000.0;
 /// How much longer than nearly all packets have taken so far they are waited for, beside their jitter, microseconds: TCP
@@ -427,8 +427,8 @@ mod tests {
 
     #[test]
     fn what_packets_really_took_replaces_the_guess() {
-        assert_eq!(look(0, 1_000, 0), 6_500);
-        assert_eq!(look(500, 1_000, 2_000), 6_500, "too few to say that it is less");
+        assert_eq!(look(0, 1_000, 0), 8_000);
+        assert_eq!(look(500, 1_000, 2_000), 8_000, "too few to say that it is less");
         assert_eq!(look(500, 1_000, 9_000), 11_000);
         assert_eq!(look(5_000, 1_000, 2_000), 4_000);
         assert_eq!(look(5_000, 1_000, 400_000), 30_000, "a queue that will not stay");
