@@ -28,8 +28,19 @@ const INTERVAL_NS: u64 = 100_000_000;
 const MAX_HELD_US: u32 = crate::playout::MAX_SPREAD_US;
 /// Targets that a burst may be long.
 const BURST_TARGETS: u64 = 5;
+/// The same for a bond, whose senders have longer round trips.
+const BOND_BURST_TARGETS: u64 = 10;
 /// Targets that a standing queue is long at most.
 const STANDING_TARGETS: u64 = 2;
+/// A sender that has just begun sends twice as much with each round trip, and hears only a round trip later that it was
+/// too much: by then it has sent for one or two round trips more than passes. So it is warned by one packet when the
+/// queue has become longer by this part of the time since it was empty,
+const RISING_PART: u64 = 6;
+/// and left alone for so many intervals.
+const WARNED_FOR: u64 = 2;
+/// Values of `is_dropping`.
+const DROPPING: u32 = 1;
+const WARNED: u32 = 2;
 /// The limit becomes one nanosecond smaller in so many (as a shift) that the queue stands.
 const SHRINK_SHIFT: u32 = 3;
 /// After a pause of so many intervals `CoDel` begins anew instead of where it was.
@@ -49,6 +60,10 @@ pub struct Pace {
     pub target_ns: u64,
     /// For how long the queue may be above that before packets are dropped, nanoseconds.
     pub interval_ns: u64,
+    /// Queueing that a burst may make, nanoseconds.
+    pub burst_ns: u64,
+    /// Whether a sender that has just begun is warned.
+    pub warns: bool,
 }
 
 impl Pace {
@@ -57,19 +72,30 @@ impl Pace {
     pub const fn new(rate_kbps: NonZeroU32, len: u32) -> Self {
         let byte = (BYTE_AT_ONE_KBPS_NS << FRACTION_BITS) / rate_kbps.get() as u64;
         let least = (byte * TARGET_LEN as u64) >> FRACTION_BITS;
+        let target_ns = if least > TARGET_NS { least } else { TARGET_NS };
         Self {
             duration_ns: (byte * (len & 0xffff) as u64) >> FRACTION_BITS,
-            target_ns: if least > TARGET_NS { least } else { TARGET_NS },
+            target_ns,
             interval_ns: INTERVAL_NS,
+            burst_ns: target_ns * BURST_TARGETS,
+            warns: false,
         }
     }
 
-    /// The same for packets that are held at their destination, so many microseconds: round trips are longer by that.
+    /// The same for a packet that is striped.
+    #[must_use]
+    #[inline(always)]
+    pub const fn striped(self) -> Self {
+        Self { burst_ns: self.target_ns * BOND_BURST_TARGETS, ..self }
+    }
+
+    /// The same by the clock of a whole bond, for packets that are held at their destination, so many microseconds: round
+    /// trips are longer by that.
     #[must_use]
     #[inline(always)]
     pub const fn held(self, held_us: u32) -> Self {
         let longer_us = if held_us < MAX_HELD_US { held_us } else { MAX_HELD_US };
-        Self { interval_ns: INTERVAL_NS + longer_us as u64 * 1000, ..self }
+        Self { interval_ns: INTERVAL_NS + longer_us as u64 * 1000, warns: true, ..self.striped() }
     }
 }
 
@@ -117,7 +143,7 @@ impl PathClock {
     /// Lets a packet pass that is not refused here. Returns when it leaves the queue.
     #[inline(always)]
     pub const fn carry(&mut self, now: u64, pace: Pace) -> u64 {
-        let leaves = now + self.queue_ns(now, pace.target_ns * BURST_TARGETS);
+        let leaves = now + self.queue_ns(now, pace.burst_ns);
         self.next_free_ns = leaves + pace.duration_ns;
         leaves
     }
@@ -127,7 +153,7 @@ impl PathClock {
     /// of other flows would have to make up for a queue that is not theirs.
     #[inline(always)]
     pub const fn carry_striped(&mut self, now: u64, pace: Pace) -> u64 {
-        self.judge(now, self.queue_ns(now, pace.target_ns * BURST_TARGETS), pace, true);
+        self.judge(now, self.queue_ns(now, pace.burst_ns), pace, true);
         let leaves = self.carry(now, pace);
         if leaves - now > pace.target_ns {
             self.pressed += 1;
@@ -146,7 +172,7 @@ impl PathClock {
     /// Decides about a packet at the time `now`, and counts it. `is_capable`: its flow hears of congestion marks.
     #[inline(always)]
     pub const fn admit(&mut self, now: u64, pace: Pace, is_capable: bool) -> Verdict {
-        let queue = self.queue_ns(now, pace.target_ns * BURST_TARGETS);
+        let queue = self.queue_ns(now, pace.burst_ns);
         let verdict = self.judge(now, queue, pace, is_capable);
         if queue > pace.target_ns {
             self.pressed += 1;
@@ -166,6 +192,9 @@ impl PathClock {
 
     #[inline(always)]
     const fn judge(&mut self, now: u64, queue: u64, pace: Pace, is_capable: bool) -> Verdict {
+        if queue == 0 || self.busy_since_ns > now {
+            self.busy_since_ns = now;
+        }
         if queue <= pace.target_ns {
             self.above_since_ns = 0;
             self.is_dropping = 0;
@@ -175,21 +204,31 @@ impl PathClock {
             self.above_since_ns = now;
         }
         let standing = now - self.above_since_ns;
-        let (burst, least) = (pace.target_ns * BURST_TARGETS, pace.target_ns * STANDING_TARGETS);
-        let shrunk = burst.saturating_sub(standing.saturating_sub(pace.interval_ns) >> SHRINK_SHIFT);
+        let least = pace.target_ns * STANDING_TARGETS;
+        let shrunk = pace.burst_ns.saturating_sub(standing.saturating_sub(pace.interval_ns) >> SHRINK_SHIFT);
         if queue + pace.duration_ns > (if shrunk > least { shrunk } else { least }) {
             return Verdict::Drop;
         }
-        if standing < pace.interval_ns {
-            return Verdict::Send;
+        let warned_for = WARNED_FOR * pace.interval_ns;
+        let is_warned =
+            self.is_dropping != DROPPING && now < self.drop_next_ns && self.drop_next_ns - now <= warned_for;
+        if standing < pace.interval_ns || is_warned {
+            let busy = now - self.busy_since_ns;
+            if !pace.warns || is_warned || busy < pace.target_ns || queue < busy / RISING_PART {
+                return Verdict::Send;
+            }
+            // Then it is left alone for as long as it takes to hear and to obey.
+            self.is_dropping = WARNED;
+            self.drop_next_ns = now + warned_for;
+            return if is_capable { Verdict::Mark } else { Verdict::Drop };
         }
-        if self.is_dropping == 0 {
+        if self.is_dropping != DROPPING {
             // It may have ended just now, and not by itself: begin with the pace that was enough.
             let enough = self.count.wrapping_sub(self.last_count);
             let is_recent = now < self.drop_next_ns.saturating_add(MEMORY_INTERVALS * pace.interval_ns);
             self.count = if enough > 1 && is_recent { enough } else { 1 };
             self.last_count = self.count;
-            self.is_dropping = 1;
+            self.is_dropping = DROPPING;
         } else if now < self.drop_next_ns && self.drop_next_ns - now <= pace.interval_ns {
             return Verdict::Send;
         } else {
@@ -278,6 +317,34 @@ mod tests {
         assert_eq!((pace(10_000, 1500).target_ns, pace(1000, 40).target_ns), (10 * MS, 24 * MS));
     }
 
+    /// Packets that come at these times, nanoseconds, of 1500 bytes by a bond of 10 Mbit/s: how many are dropped, and how
+    /// long the queue is when the first is.
+    fn dropped(times: impl Iterator<Item = u64>) -> (u64, u64) {
+        let (mut clock, mut queue) = (PathClock::zeroed(), 0);
+        for now in times.map(|time| SECOND + time) {
+            let free_ns = clock.next_free_ns;
+            if clock.admit(now, pace(10_000, 1500).held(60_000), false) == Verdict::Drop && clock.dropped == 1 {
+                queue = free_ns - now;
+            }
+        }
+        (clock.dropped, queue)
+    }
+
+    #[expect(clippy::cast_sign_loss, reason = "times that are not negative")]
+    #[test]
+    fn who_begins_is_warned_by_one_packet_and_bursts_are_not() {
+        // A rate that doubles every 100 ms, from an eighth of what passes to two and a half times as much.
+        let (mut time, mut times) = (0.0_f64, Vec::new());
+        while time < 430.0 {
+            times.push((time * 1e6) as u64);
+            time += 1.2 * 8.0 / (time / 100.0).exp2();
+        }
+        let (count, queue) = dropped(times.into_iter());
+        assert!(count == 1 && (10 * MS..14 * MS).contains(&queue), "{count} at {queue}");
+        assert_eq!(dropped([0; 60].into_iter()).0, 0, "72 ms at once");
+        assert_eq!(dropped((0..300).map(|packet| packet * 1_160_000)).0, 0, "three percent too much");
+    }
+
     proptest! {
         /// What the clock says is what a bottleneck does, and what data makes of it stays within the limit.
         #[test]
@@ -294,7 +361,7 @@ mod tests {
                 now += gap;
                 bottleneck.work(gap);
                 let packet = pace(rate, len);
-                let (wait, limit) = (bottleneck.wait_ns(), packet.target_ns * BURST_TARGETS);
+                let (wait, limit) = (bottleneck.wait_ns(), packet.burst_ns);
                 let said = clock.next_free_ns.saturating_sub(now);
                 // Every packet is rounded by a nanosecond, or by 2^-16 nanoseconds a byte at great rates.
                 let slack = 2 * count as u64 + wait / 5000;

@@ -82,6 +82,8 @@ shared! {
         /// When everything that was sent on the path so far will have left it at its rate, nanoseconds of
         /// `CLOCK_BOOTTIME`.
         pub next_free_ns: u64,
+        /// When it was last idle, nanoseconds.
+        pub busy_since_ns: u64,
         /// Since when the queue has been above its target, nanoseconds; 0: it is not.
         pub above_since_ns: u64,
         /// When the next packet is dropped or marked while the queue stands, nanoseconds.
@@ -96,7 +98,8 @@ shared! {
         pub count: u32,
         /// What `count` was when the queue began to stand.
         pub last_count: u32,
-        /// 1 while the queue stands: it has been above its target for an interval, and packets are dropped or marked.
+        /// 1 while the queue stands: it has been above its target for an interval, and packets are dropped or marked. 2: it
+        /// grows so fast that one packet was, before that.
         pub is_dropping: u32,
         /// Guards all of it.
         pub lock: bpf_spin_lock,

@@ -149,7 +149,7 @@ pub fn ask_bond(peer: u32, rate: NonZeroU32, free_ns: u64, (len, held_us): (u32,
 /// Notes a packet that the bond has let pass on the clock of its path; when it leaves, nanoseconds.
 #[inline(always)]
 pub fn carry_striped(slot: u32, len: u32) -> Option<u64> {
-    let pace = Pace::new(clock_rate(slot)?, len);
+    let pace = Pace::new(clock_rate(slot)?, len).striped();
     // SAFETY: just looked up; everything in it is inlined.
     Some(unsafe { locked(PATH_CLOCKS.get_ptr_mut(slot)?, |clock, now| clock.carry_striped(now, pace)) })
 }

@@ -98,7 +98,8 @@ fn layouts() -> BTreeMap<&'static str, Layout> {
             striped_jitter_scaled_us, is_begun
         }
         PathClock {
-            next_free_ns, above_since_ns, drop_next_ns, pressed, dropped, marked, count, last_count, is_dropping, lock
+            next_free_ns, busy_since_ns, above_since_ns, drop_next_ns, pressed, dropped, marked, count, last_count, is_dropping,
+            lock
         }
         PathQuality {
             since_ns, answered_ns, probes, unanswered, probe_bytes_per_day, quota_used_bytes, quota_bytes, health, reason,
