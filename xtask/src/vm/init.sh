@@ -26,7 +26,8 @@ mount --bind "/host$MODULES" /lib/modules
 modprobe tun
 sysctl -q -w kernel.printk=1
 ip link set lo up
-chroot /machine /bin/sh -c "$COMMAND" </dev/null >/dev/ttyS1 2>&1
+PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
+    chroot /machine /bin/sh -c "$COMMAND" </dev/null >/dev/ttyS1 2>&1
 status=$?
 # qemu's exit code is twice what the port gets and one more, in eight bits; 1 is its own.
 if [ $status -gt 125 ]; then
