@@ -469,8 +469,9 @@ impl RateController {
     }
 
     fn judge_loss(&mut self, trial: Trial, now_us: i64) {
-        // Few packets that came tell nothing: chance may have spared them.
-        let told = self.history.overdue(trial.since_us).filter(|transfer| transfer.sent > LOSS_SLACK);
+        // Few packets that came tell nothing, chance may have spared them: six ought to have been lost.
+        let tells = |transfer: &Transfer| transfer.sent * trial.loss >= LOSS_SLACK * 750;
+        let told = self.history.overdue(trial.since_us).filter(tells);
         let Some(loss) = told.map(Transfer::lost_thousandths) else { return self.fail(trial, now_us) };
         // A lower rate ends what a full buffer loses. What is lost at random becomes less by chance, but seldom by half.
         if loss * 2 > trial.loss || loss > (self.usual_loss + LOSS / 2).max(trial.loss / 4) {
