@@ -319,11 +319,12 @@ impl BondController {
                 () if is_slower => !is_known(farther) || gain >= rate(nearer) * GAIN,
                 () => true,
             };
-            let id = slot(farther[0]);
+            for path in farther {
+                self.decisions[slot(path)].is_superfluous = is_superfluous;
+            }
             if !is_paying {
                 paths.truncate(first);
             }
-            self.decisions[id].is_superfluous = is_superfluous;
         }
         paths.iter().fold(0, |set, path| set | 1 << slot(path))
     }

@@ -6,11 +6,11 @@
 
 use std::{collections::VecDeque, time::Duration};
 
+use super::delivery::Delivery;
+
 /// For so long it must have been the same: longer than a flow takes to begin, or stands still after a loss.
 const SPAN: Duration = Duration::from_secs(3);
-/// The time that a rate is taken over.
-const WINDOW: Duration = Duration::from_secs(1);
-/// Counters are remembered so often.
+/// Rates are remembered so often.
 const STEP: Duration = Duration::from_millis(250);
 
 /// What paths carry is enough when less than so many parts per hundred of it was asked for in each second,
@@ -20,52 +20,42 @@ const FULL: u64 = 90;
 /// Less than this in some second, in parts per hundred, is a flow that begins, or none that paths are chosen for.
 const IDLE: u64 = 10;
 
-/// Bytes sent by all paths, each packet counted once.
+/// What was sent by all paths, each packet counted once.
 #[derive(Clone, Debug, Default)]
 pub struct Demand {
-    /// When there were how many, oldest first.
-    counts: VecDeque<(Duration, u64)>,
-    /// The least and the most that was sent in a second, kbit/s; `None` until all of the span was seen.
-    range_kbps: Option<(u64, u64)>,
+    sent: Delivery,
+    /// How much it was in a second, kbit/s, and when that was; oldest first.
+    rates: VecDeque<(Duration, u64)>,
 }
 
 impl Demand {
-    /// Takes a counter into account that stands there now. One that runs backwards has begun anew.
+    /// Takes a counter of bytes into account that stands there now.
     pub fn count(&mut self, now: Duration, bytes: u64) {
-        match self.counts.back() {
-            Some((last, before)) if now < *last || bytes < *before => self.forget(),
-            Some((last, _)) if now < *last + STEP => return,
-            _ => {}
+        self.sent.count(now, bytes);
+        if self.rates.back().is_some_and(|(last, _)| now < *last + STEP) {
+            return;
         }
-        self.counts.push_back((now, bytes));
-        while self.counts.get(1).is_some_and(|(second, _)| now >= *second + SPAN) {
-            self.counts.pop_front();
+        self.rates.push_back((now, self.sent.kbps(Duration::ZERO).into()));
+        while self.rates.get(1).is_some_and(|(second, _)| now >= *second + SPAN) {
+            self.rates.pop_front();
         }
-        let is_whole = self.counts.front().is_some_and(|(first, _)| now >= *first + SPAN);
-        self.range_kbps = is_whole.then(|| self.range());
     }
 
     /// Begins anew.
     pub fn forget(&mut self) {
-        (self.counts, self.range_kbps) = (VecDeque::new(), None);
+        *self = Self::default();
     }
 
     /// Whether paths that carry `kbps` together are enough. `was_enough`: whether they were, as far as was known.
     pub fn is_met_by(&self, kbps: u64, was_enough: bool) -> bool {
-        let Some((least, most)) = self.range_kbps else { return was_enough };
-        let (least, most, idle) = (least * 100, most * 100, kbps * IDLE);
-        if was_enough { most >= idle && least < kbps * FULL } else { least >= idle && most < kbps * ENOUGH }
-    }
-
-    fn range(&self) -> (u64, u64) {
-        let mut range = (u64::MAX, 0);
-        let mut end = self.counts.iter();
-        for (from, before) in &self.counts {
-            let Some((to, after)) = end.find(|(to, _)| *to >= *from + WINDOW) else { break };
-            let kbps = (after - before) * 8 / to.saturating_sub(*from).as_millis() as u64;
-            range = (range.0.min(kbps), range.1.max(kbps));
+        let (Some((first, _)), Some((last, _))) = (self.rates.front(), self.rates.back()) else { return was_enough };
+        if *last < *first + SPAN {
+            return was_enough;
         }
-        range
+        let rates = || self.rates.iter().map(|(_, kbps)| kbps * 100);
+        let (least, most) = (rates().min().unwrap_or_default(), rates().max().unwrap_or_default());
+        let idle = kbps * IDLE;
+        if was_enough { most >= idle && least < kbps * FULL } else { least >= idle && most < kbps * ENOUGH }
     }
 }
 
