@@ -48,8 +48,8 @@ impl Demand {
 
     /// Whether paths that carry `kbps` together are enough. `was_enough`: whether they were, as far as was known.
     pub fn is_met_by(&self, kbps: u64, was_enough: bool) -> bool {
-        let (Some((first, _)), Some((last, _))) = (self.rates.front(), self.rates.back()) else { return was_enough };
-        if *last < *first + SPAN {
+        let (Some((oldest, _)), Some((newest, _))) = (self.rates.front(), self.rates.back()) else { return was_enough };
+        if *newest < *oldest + SPAN {
             return was_enough;
         }
         let rates = || self.rates.iter().map(|(_, kbps)| kbps * 100);
