@@ -486,7 +486,9 @@ mod tests {
             for (mut paths, millis) in looks {
                 if !is_withdrawn {
                     paths.truncate(1);
-                    paths.iter_mut().for_each(|path| path.is_member = true);
+                    for path in &mut paths {
+                        path.is_member = true;
+                    }
                     if paths.is_empty() {
                         continue;
                     }
