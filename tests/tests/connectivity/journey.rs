@@ -21,8 +21,8 @@ const RECEIVE_BUFFER: usize = 4 << 20;
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Sizes that a sweep sends before it looks for them at the other end,
 const BATCH: usize = 32;
-/// and bytes: a path of which a rate is known queues no more than a few ten milliseconds.
-const BATCH_BYTES: usize = 100_000;
+/// and bytes: a few milliseconds of the links' rate, so that no flow is taken for bulk and led to several paths.
+const BATCH_BYTES: usize = 24_000;
 const UDP_HEADER: usize = 8;
 
 /// Where from, where to.
