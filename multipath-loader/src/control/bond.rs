@@ -69,7 +69,8 @@ pub const HOLD_SLACK: u32 = 6;
 const SMALL_US: u32 = 1_000;
 /// parts per million,
 const SMALL_PPM: u32 = 500;
-/// and kbit/s.
+/// and, of a rate below a thirty-second and this, kbit/s: where an estimate was enough and grows, each step is what queues
+/// at the link until its limit is found.
 const SMALL_KBPS: u32 = 100;
 
 /// The nearest path stays it until another one is nearer by this, microseconds.
@@ -232,7 +233,10 @@ impl BondController {
         let decision = &self.decisions[slot(candidate)];
         match candidate.limit_kbps {
             0 if is_nearest && candidate.estimate_kbps == 0 => UNLIMITED_KBPS,
-            0 if decision.is_wanted => settled(old.rate_kbps, decision.level_kbps, SMALL_KBPS),
+            0 if decision.is_wanted => {
+                let is_small = decision.level_kbps.abs_diff(old.rate_kbps) < SMALL_KBPS.max(old.rate_kbps / 32);
+                if is_small { old.rate_kbps } else { decision.level_kbps }
+            }
             _ => 0,
         }
     }
@@ -294,6 +298,8 @@ impl BondController {
     /// Bit n is set when path n brings more than it costs.
     fn paying(&mut self, candidates: &[Candidate]) -> u32 {
         let wanted = self.decisions.map(|decision| decision.is_wanted);
+        let superfluous = self.decisions.map(|decision| decision.is_superfluous);
+        self.decisions.iter_mut().for_each(|decision| decision.is_superfluous = false);
         let is_in = |candidate: &Candidate| wanted[slot(candidate)];
         let mut paths: Vec<&Candidate> = measured(candidates).filter(|candidate| candidate.need_us > 0).collect();
         let has_clean = paths.iter().any(|path| path.loss_ppm < CLEAN_PPM);
@@ -308,9 +314,11 @@ impl BondController {
                 |paths: &[&Candidate]| paths.iter().all(|path| path.limit_kbps > 0 || path.estimate_kbps > 0);
             let rate = |paths: &[&Candidate]| paths.iter().map(|path| u64::from(self.rate_kbps(path))).sum::<u64>();
             let gain = rate(farther) * 1000 * if is_in { BETTER } else { 100 } / BETTER;
-            let can_repair = nearer.len() > 1 || nearer[0].likely_loss_ppm < REPAIRED_PPM;
-            let was_superfluous = self.decisions[slot(farther[0])].is_superfluous;
-            let is_dispensable = is_slower && can_repair && is_known(farther) && gain < rate(nearer) * LITTLE;
+            let was_superfluous = superfluous[slot(farther[0])];
+            // A single loss more or less must not change it.
+            let repaired_ppm = if was_superfluous { 2 * REPAIRED_PPM } else { REPAIRED_PPM };
+            let can_repair = nearer.len() > 1 || nearer[0].likely_loss_ppm < repaired_ppm;
+            let is_dispensable = is_slower && can_repair && is_known(&paths) && gain < rate(nearer) * LITTLE;
             let is_superfluous = is_dispensable && self.demand.is_met_by(rate(nearer), was_superfluous);
             let is_paying = match () {
                 () if is_superfluous => false,

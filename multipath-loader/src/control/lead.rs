@@ -64,7 +64,7 @@ const LEAST_BITS: f64 = 8.0 * 12_000.0;
 /// How long a path is left alone that was of no use: at first, and after it was of none again and again.
 const FIRST_BAN: Duration = Duration::from_secs(10);
 const LONGEST_BAN: Duration = Duration::from_mins(5);
-/// Bytes that a flow carries fully held before its destination is remembered.
+/// Bytes that a flow carries by all members before its destination is remembered.
 const PROVEN_BYTES: u64 = 2_000_000;
 
 /// A member of the bond.
@@ -200,7 +200,7 @@ impl Lead {
             // Everything begins anew, and from what is written: D may be another one too.
             (self.held, self.speed, self.gathered) = (held(self.hold, spread), 0.0, (0, 0.0));
             (self.load, self.lasting_load, self.paused_at) = (1.0, 1.0, None);
-            return if level == furthest { self.settle(furthest) } else { self.hold };
+            return if level == furthest { self.settle(furthest, spread) } else { self.hold };
         }
         self.sample(look.now, sent.saturating_sub(before.2), f64::from(kbps), elapsed);
         if self.paused_at.is_some_and(|since| look.now.saturating_sub(since) <= LONGEST_PAUSE) {
@@ -211,7 +211,7 @@ impl Lead {
         if self.lasting_load * f64::from(kbps) < IDLE * nearer {
             self.ban(look.now, level);
         } else if level == furthest {
-            return self.settle(furthest);
+            return self.settle(furthest, spread);
         } else {
             self.move_on(standing, elapsed, ms(look.round_trip), floor);
         }
@@ -221,10 +221,12 @@ impl Lead {
     }
 
     /// The hold for all members. Not the whole of D: it may be longer because a farther path is about to become one.
-    fn settle(&mut self, furthest: u32) -> u32 {
+    fn settle(&mut self, furthest: u32, spread: f64) -> u32 {
         self.is_settled = true;
-        // What covers the furthest changes a little.
-        (furthest + HOLD_SLACK).min(FULL_HOLD)
+        // What covers the furthest changes until the next look: D may become shorter by a twentieth of a second in a second.
+        let hold = (furthest + furthest / 8 + HOLD_SLACK).min(FULL_HOLD);
+        (self.held, self.speed) = (held(hold, spread), 0.0);
+        hold
     }
 
     /// The longest hold now, milliseconds.

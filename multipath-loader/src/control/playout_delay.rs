@@ -104,8 +104,10 @@ impl PathTransit {
         if is_newer && arrivals.is_begun != 0 {
             self.floor.sample(now, arrivals.transit_us);
             self.looks = (self.looks + 1.0).min(JITTER_LOOKS);
-            // An average over sixteen packets that began with zero is too small by what has not come yet.
-            let part = 1.0 - (15.0_f64 / 16.0).powi(came.clamp(1, 1000) as i32);
+            // An average over sixteen packets that began with zero is too small by what has not come yet. It is of packets
+            // that are not striped, from the second one on.
+            let averaged = arrivals.packets.saturating_sub(arrivals.striped).saturating_sub(1);
+            let part = 1.0 - (15.0_f64 / 16.0).powi(averaged.clamp(1, 1000) as i32);
             self.jitter_us += (f64::from(arrivals.jitter_us()) / part - self.jitter_us) / self.looks;
         }
         let striped = self.striped.replace(arrivals.striped).map_or(0, |before| arrivals.striped.wrapping_sub(before));
@@ -270,7 +272,7 @@ impl PlayoutDelay {
         // Who reads that a path needs more than the spread does not use it any more.
         let is_beyond = |path: &Transit| {
             let id = usize::from(path.id) % MAX_PATHS;
-            path.is_member && old.need_us[id] > new.spread_us && new.need_us[id] <= new.spread_us
+            path.is_member && old.need_us[id] > old.spread_us && new.need_us[id] <= new.spread_us
         };
         moved_us(due_us(new), due_us(old)) >= SMALL_US
             || moved_us(new.near_us, old.near_us) >= SMALL_NEED_US
@@ -359,6 +361,12 @@ mod tests {
         };
         let spreads = self::spreads(&run(&mut new(), 0..300, waits));
         assert_eq!((spreads[99], spreads[100], spreads[149], spreads[250]), (10_000, 11_000, 60_000, 110_000));
+        // The last step is a small one, and it is what lets the path be used.
+        let little = |tick: u32| match tick {
+            ..100 => vec![path(0, 77, 10_000)],
+            _ => vec![path(0, 77, 10_000), Transit { is_used: false, ..path(1, 77, 110_100) }],
+        };
+        assert_eq!(self::spreads(&run(&mut new(), 0..300, little))[250], 110_100);
     }
 
     #[test]
@@ -416,6 +424,7 @@ mod tests {
         for tick in 0..200u32 {
             arrivals.packets += 10;
             if tick >= 100 {
+                arrivals.packets += striped / 100;
                 arrivals.striped += striped / 100;
                 arrivals.high_us = 500 + above_us;
                 arrivals.striped_us = if tick % 50 == 0 { arrivals.high_us } else { 500 };
@@ -485,12 +494,10 @@ mod tests {
             let (mut now, mut before) = (SETTLING, None);
             for (mut paths, millis) in looks {
                 if !is_withdrawn {
-                    paths.truncate(1);
-                    for path in &mut paths {
-                        path.is_member = true;
-                    }
-                    if paths.is_empty() {
-                        continue;
+                    // The same two members at each look.
+                    paths.resize(2, path(0, 0, 1_000));
+                    for (id, path) in paths.iter_mut().enumerate() {
+                        (path.id, path.is_member) = (id as u8, true);
                     }
                 }
                 let elapsed = Duration::from_millis(millis);

@@ -81,6 +81,11 @@ impl Cubic {
         }
     }
 
+    /// Slow start without `HyStart`, as QUIC implementations have it (RFC 9002 section 7.3.1).
+    pub fn without_hystart() -> Self {
+        Self { is_found: true, ..Self::new() }
+    }
+
     fn hystart(&mut self, ack: &Ack) {
         if ack.sequence >= self.round_end {
             (self.round_start, self.last_ack) = (ack.now, ack.now);
