@@ -86,7 +86,7 @@ shared! {
         pub busy_since_ns: u64,
         /// Since when the queue has been above its target, nanoseconds; 0: it is not.
         pub above_since_ns: u64,
-        /// When the next packet is dropped or marked while the queue stands, nanoseconds.
+        /// When the next packet is dropped or marked while the queue stands, nanoseconds; after a warning, until when none is.
         pub drop_next_ns: u64,
         /// Packets that found the queue above its target: the path has more to do than its rate allows.
         pub pressed: u64,
