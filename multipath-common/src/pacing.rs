@@ -414,7 +414,7 @@ mod tests {
             rate in 500u32..10_000_000, times in prop::collection::vec(0u64..1 << 62, 1..20)
         ) {
             let mut clock = PathClock {
-                next_free_ns, above_since_ns, drop_next_ns, count, last_count, is_dropping, busy_since_ns, ..PathClock::zeroed()
+                next_free_ns, busy_since_ns, above_since_ns, drop_next_ns, count, last_count, is_dropping, ..PathClock::zeroed()
             };
             let pace = pace(rate, 1500);
             let pace = held_us.map_or(pace, |us| pace.held(us));

@@ -250,11 +250,11 @@ impl World {
                         .unwrap_or(pinned),
                     None => pinned,
                 };
-                let held = striped.unwrap_or_default();
-                let together = paths.iter().filter(|path| path.hold <= held).map(|path| path.rate.get()).sum();
+                let held_for = striped.unwrap_or_default();
+                let together = paths.iter().filter(|path| path.hold <= held_for).map(|path| path.rate.get()).sum();
                 let path = &mut paths[chosen];
                 let pace = Pace::new(path.rate, LEN);
-                let held_us = spread / 1000 * u64::from(held) / u64::from(FULL_HOLD);
+                let held_us = spread / 1000 * u64::from(held_for) / u64::from(FULL_HOLD);
                 let of_all = Pace::new(NonZeroU32::new(together).unwrap_or(path.rate), LEN).held(held_us as u32);
                 let ahead = path.clock.next_free_ns.saturating_sub(now);
                 if ahead > pace.target_ns && lead.is_none() && self.mode == Mode::Automatic {
